@@ -16,7 +16,18 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from lmsmith.cli import bench, chat, data, inspection, models, runs, tokenizer, use, verify
+from lmsmith.cli import (
+    bench,
+    chat,
+    data,
+    inspection,
+    models,
+    runs,
+    serve,
+    tokenizer,
+    use,
+    verify,
+)
 from lmsmith.cli.console import Printer, Warnings, no_more_output, problem
 from lmsmith.cli.grammar import Verbs
 from lmsmith.cli.output import guarded
@@ -70,6 +81,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def verbs(arguments: Sequence[str] = ()) -> Verbs:
     """Builds all commands, with the settings of the preset that the arguments name."""
     commands = Verbs(arguments)
-    for module in (runs, chat, use, inspection, models, tokenizer, bench, data, verify):
+    for module in (
+        runs,
+        chat,
+        use,
+        serve,
+        inspection,
+        models,
+        tokenizer,
+        bench,
+        data,
+        verify,
+    ):
         module.add(commands)
     return commands

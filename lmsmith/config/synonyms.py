@@ -232,9 +232,9 @@ _VERBS = {
     "sample write complete completion infer inference predict run gen text prompt continue_text "
     "use": "`lmsmith generate RUN` continues a text.",
     "talk converse ask interactive repl": "`lmsmith chat RUN` talks to a tuned model.",
-    "serve server api deploy host": (
-        "There is no server yet. `lmsmith export RUN --to hf --out DIR` writes the model for "
-        "serving with vLLM or transformers; `lmsmith generate RUN` continues prompts here."
+    "server api deploy host": (
+        "`lmsmith serve RUN` starts a server with an OpenAI-compatible API and a page; `lmsmith "
+        "export RUN --to hf --out DIR` writes the model for vLLM or transformers."
     ),
     "finetune fine_tune adapt sft lora fine_tuning finetuning": (
         "`lmsmith train TEXT --from RUN` fine-tunes a model on other text, and `lmsmith tune RUN "
@@ -264,7 +264,7 @@ _VERBS = {
         "`lmsmith data prepare TEXT --out DIR` tokenizes text into shards."
     ),
     "list ls corpora": "`lmsmith data list` lists the available corpora.",
-    "inspect show info stats": "Use `lmsmith report RUN`, `lmsmith data inspect DIR` or "
+    "show info stats": "Use `lmsmith inspect RUN`, `lmsmith report RUN`, `lmsmith data inspect DIR` or "
     "`lmsmith tokenizer inspect TOKENIZER`.",
     "benchmark speed profile time": "`lmsmith bench train` measures the speed of a training step.",
     "plot plots graph curves dashboard": "`lmsmith report RUN` writes plots and tables.",

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from lmsmith.evaluate.likelihood import inference
 from lmsmith.generate import kernels
 from lmsmith.generate.cache import SlotCache
-from lmsmith.generate.decoders import PIECE
+from lmsmith.generate.prefix import PrefixCache, read_prompt
 from lmsmith.generate.vectors import LANES
 from lmsmith.generate.weights import arithmetic, matrix_of
 from lmsmith.models.attention import QK_NORM_EPS, Attention
@@ -44,8 +44,11 @@ MAX_REWIND = 8
 class CpuDecoder:
     """Decodes up to `n_slots` sequences at once with a Transformer on the CPU."""
 
-    def __init__(self, model: GPT, n_slots: int, n_rows: int = 0) -> None:
-        """`n_rows`: tokens that one step reads, if more than one per slot."""
+    def __init__(self, model: GPT, n_slots: int, n_rows: int = 0, prefix_bytes: int = 0) -> None:
+        """`n_rows`: tokens that one step reads, if more than one per slot. `prefix_bytes`: memory
+        for prefixes that prompts share (`prefix.py`).
+        """
+        self.prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         config = model.config
         # As many threads as PyTorch has: a run or a test may have lowered them.
         most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
@@ -103,9 +106,7 @@ class CpuDecoder:
         assert 1 <= T <= self.config.context_length
         self.free(slot)
         with inference(model):
-            state = model.new_state(1)
-            for piece in torch.tensor([list(ids)]).split(PIECE, dim=1):
-                hidden = model.hidden(piece, state)
+            hidden, state = read_prompt(model, ids, self.prefixes)
         for layer, read in zip(self.layers, state.layers, strict=True):
             layer.cache.fill(slot, read.keys[0, :, :T].numpy(), read.values[0, :, :T].numpy())
         self.positions[slot] = T

@@ -223,12 +223,17 @@ class Writer:
         if isinstance(stop, str) or not all(stop):
             raise ConfigError(f"stop = {stop!r}: expected strings that are not empty.")
         self.done = False
-        self._stop_found = False
+        self.stop_found = False
         end = tokenizer.end_of_text
         self.ends = frozenset(ends) | (frozenset() if end is None else {end})
         self._decoder = StreamDecoder(tokenizer)
         self._stop = stop
         self._held = ""  # may be the beginning of a stop string
+
+    @property
+    def n_held(self) -> int:
+        """Characters that wait, because they may begin a stop string."""
+        return len(self._held)
 
     def push(self, id: int) -> str:
         if self.done or id in self.ends:
@@ -238,13 +243,13 @@ class Writer:
 
     def flush(self) -> str:
         """What was held back, once nothing comes any more."""
-        return "" if self._stop_found else self._cut(self._decoder.flush()) + self._held
+        return "" if self.stop_found else self._cut(self._decoder.flush()) + self._held
 
     def _cut(self, more: str) -> str:
         text = self._held + more
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self.done = self._stop_found = True
+            self.done = self.stop_found = True
             self._held = ""
             return text[: min(found)[1]]
         # The longest end of the text that begins a stop string waits for what comes next.

@@ -48,12 +48,16 @@ class Decoder(Protocol):
         """Empties a slot and gives its memory back."""
 
 
-def decoder_for(model: LanguageModel, n_slots: int, n_rows: int = 0) -> Decoder:
-    """The fastest decoder for a model. `n_rows`: as for `CpuDecoder`, which others ignore."""
+def decoder_for(
+    model: LanguageModel, n_slots: int, n_rows: int = 0, prefix_bytes: int = 0
+) -> Decoder:
+    """The fastest decoder for a model. `n_rows`, `prefix_bytes`: as for `CpuDecoder`; others ignore
+    them.
+    """
     if isinstance(model, GPT) and model.device.type == "cpu" and arithmetic(model):
         from lmsmith.generate.cpu import CpuDecoder
 
-        return CpuDecoder(model, n_slots, n_rows)
+        return CpuDecoder(model, n_slots, n_rows, prefix_bytes)
     return StateDecoder(model, n_slots)
 
 

@@ -42,7 +42,7 @@ from torch import Tensor
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.generate.decoders import Decoder, decoder_for
 from lmsmith.generate.draft import DRAFT_TOKENS, MAX_ROWS, Drafter
-from lmsmith.generate.sampling import Choice, Sampler, Sampling, choose, generator_for
+from lmsmith.generate.sampling import Choice, Constraint, Sampler, Sampling, choose, generator_for
 from lmsmith.models.interface import LanguageModel
 
 
@@ -57,6 +57,7 @@ class Request:
     index: int = 0  # of the sample: the same seed has any number of samples
     ends: Collection[int] = ()  # ids that end the sequence
     log_probabilities: bool = False
+    constraint: Constraint | None = None  # of this sequence alone
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,16 @@ class Engine:
         *,
         forbidden: Tensor | None = None,
         draft: LanguageModel | None = None,
+        prefix_bytes: int = 0,
     ) -> None:
-        """`forbidden`: ids that are never drawn. `draft`: proposes tokens.
+        """`forbidden`: ids that are never drawn. `draft`: proposes tokens. `prefix_bytes`: memory
+        for prefixes that prompts share (`prefix.py`); it changes the speed and never the text.
 
         Raises UsageError for a draft that the model cannot use.
         """
         self.model = model
         rows = min(MAX_ROWS, n_slots * (1 + DRAFT_TOKENS)) if draft else 0
-        self.decoder: Decoder = decoder_for(model, n_slots, rows)
+        self.decoder: Decoder = decoder_for(model, n_slots, rows, prefix_bytes)
         self._drafter = Drafter.of(draft, self.decoder, model) if draft else None
         self._forbidden = forbidden
         self._free = list(reversed(range(n_slots)))
@@ -119,6 +122,12 @@ class Engine:
         """The numbers of the sequences that are running or waiting."""
         return [s.number for s in (*self._running, *self._waiting)]
 
+    @property
+    def n_tokens_found(self) -> int:
+        """Tokens of prompts that were found in the prefix cache."""
+        prefixes = getattr(self.decoder, "prefixes", None)
+        return prefixes.n_tokens_found if prefixes else 0
+
     def submit(self, request: Request) -> int:
         """Adds a request to the queue and returns the number of its sequence.
 
@@ -130,7 +139,9 @@ class Engine:
             raise UsageError("the prompt is empty: give the model at least one token to continue.")
         assert all(0 <= id < self.model.vocab_size for id in request.ids)
         generator = generator_for(request.seed, request.index)
-        sampler = Sampler(request.sampling, generator, self._forbidden, request.ids)
+        sampler = Sampler(
+            request.sampling, generator, self._forbidden, request.ids, request.constraint
+        )
         sequence = _Sequence(self._next_number, request, list(request.ids), sampler)
         self._next_number += 1
         self._waiting.append(sequence)

@@ -33,7 +33,7 @@ import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -127,11 +127,28 @@ class Choice:
     alternatives: tuple[tuple[int, float], ...] = ()
 
 
+class Constraint(Protocol):
+    """Restricts the tokens of one sequence to those that a grammar allows."""
+
+    failed: bool  # no token of the vocabulary may come next; `restrict` then changes nothing
+
+    @property
+    def done(self) -> bool:
+        """Whether the text is complete and nothing more may follow."""
+
+    def restrict(self, logits: Float64[np.ndarray, " V"]) -> None:
+        """Sets the logits of ids that may not come next to minus infinity, in place."""
+
+    def add(self, id: int) -> None:
+        """Reads a token that was chosen."""
+
+
 class Sampler:
     """What choosing the tokens of one sequence needs: settings, random numbers, counts of tokens.
 
     forbidden   ids that have no token
     prompt_ids  the prompt, for the repetition penalty
+    constraint  restricts the ids further, after the penalties
     """
 
     def __init__(
@@ -140,8 +157,9 @@ class Sampler:
         generator: torch.Generator,
         forbidden: Tensor | Array | Sequence[int] | None = None,
         prompt_ids: Sequence[int] = (),
+        constraint: Constraint | None = None,
     ) -> None:
-        self.sampling, self.generator = sampling, generator
+        self.sampling, self.generator, self._constraint = sampling, generator, constraint
         self.forbidden = _NO_IDS if forbidden is None else np.asarray(forbidden, np.int64)
         self._removed = np.append(self.forbidden, np.array(sorted(sampling.banned), np.int64))
         self._checked_V = -1
@@ -160,6 +178,8 @@ class Sampler:
 
     def add(self, id: int) -> None:
         """Counts a generated token."""
+        if self._constraint is not None:
+            self._constraint.add(id)
         if self._counts_tokens:
             place = self._place(id)
             self._touched[2:, place] += 1
@@ -175,6 +195,8 @@ class Sampler:
                 self._penalize(logits)
         if len(self._removed):
             logits[self._removed] = -np.inf
+        if self._constraint is not None:
+            self._constraint.restrict(logits)
 
     def _penalize(self, logits: Array) -> None:
         ids, bias, seen, count = self._touched[:, : len(self._places)]

@@ -122,6 +122,7 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
     for verb in ("import", "export"):  # need a model from the network: tests/interop/test_runs.py
         del examples[verb]
     del examples["data download"]  # needs the network: tests/cli/test_data_corpora.py
+    del examples["serve"]  # runs until a signal: tests/cli/test_serve.py
     del examples["replay"]  # needs a spike record: tests/train/test_guard.py
     first = [
         "train",

@@ -1,0 +1,204 @@
+"""From a checked request to its answer: shared by completions and chat.
+
+`Generation` submits the sequences of a request and yields their pieces as they are generated. If
+the client disconnects, or the answer ends early, the sequences that still run are cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import StreamingResponse
+
+from lmsmith.generate.engine import Request
+from lmsmith.generate.sampling import Constraint
+from lmsmith.generate.text_model import TextModel
+from lmsmith.serve import errors
+from lmsmith.serve.errors import ApiError
+from lmsmith.serve.pieces import Piece, Pieces, Shown
+from lmsmith.serve.sampling import Common, Limits
+from lmsmith.serve.scheduler import Job, Scheduler
+from lmsmith.strict_json import to_json
+
+_READER = ThreadPoolExecutor(1, "lmsmith-reader")
+
+
+async def in_reader(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs a function that encodes texts in a thread of its own; long texts take a while."""
+    return await asyncio.get_running_loop().run_in_executor(_READER, function, *arguments)
+
+
+@dataclass
+class Choice:
+    """An answer: complete, or its pieces so far."""
+
+    text: str = ""
+    tokens: list[Shown] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    finish: str = ""
+    n_tokens: int = 0
+    log_probability: float = 0.0
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.ids += piece.ids
+        self.finish = piece.finish
+        self.n_tokens += piece.n_tokens
+        self.log_probability += piece.log_probability
+
+
+class Generation:
+    """The sequences of one request: `n` for each prompt, numbered prompt by prompt."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        writer: TextModel,
+        prompts: Sequence[Sequence[int]],
+        common: Common,
+        limits: Limits,
+        *,
+        n: int,
+        stop: Sequence[str],
+        client: str,
+        report: bool = False,
+        score: bool = False,
+        constraint: Callable[[], Constraint] | None = None,
+    ) -> None:
+        """`report`: with each token's log-probability and bytes. `score`: the log-probability
+        alone. `constraint`: makes one for each sequence.
+        """
+        self._scheduler = scheduler
+        self._pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
+        self.created = int(time.time())
+        loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + limits.seconds
+        self._jobs: list[Job] = []
+        for ids in prompts:
+            for index in range(n):
+                request = Request(
+                    ids,
+                    common.max_tokens,
+                    common.sampling,
+                    common.seed,
+                    index,
+                    writer.ends,
+                    report or score,
+                    constraint() if constraint else None,
+                )
+                self._jobs.append(
+                    Job(
+                        writer,
+                        request,
+                        Pieces(writer, stop, report),
+                        client,
+                        self._deliver(loop, len(self._jobs)),
+                        deadline,
+                    )
+                )
+        self.n_prompt = sum(map(len, prompts))
+        self.n_generated = 0
+        scheduler.metrics.add("tokens_prompt", self.n_prompt)
+        scheduler.submit(self._jobs)
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop, number: int) -> Callable[[Piece], None]:
+        def deliver(piece: Piece) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._pieces.put_nowait, (number, piece))
+
+        return deliver
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+        """(number of the sequence, piece), until all have finished. Raises their errors."""
+        left = len(self._jobs)
+        try:
+            while left:
+                number, piece = await self._pieces.get()
+                if piece.error is not None:
+                    raise errors.of(piece.error)
+                self.n_generated += piece.n_tokens
+                left -= bool(piece.finish)
+                yield number, piece
+        finally:
+            self.cancel()
+
+    async def choices(self, http: HttpRequest) -> list[Choice]:
+        """All answers, complete. Raises ApiError; Disconnected if the client has left."""
+        choices = [Choice() for _ in self._jobs]
+
+        async def collect() -> None:
+            async for number, piece in self.pieces():
+                choices[number].add(piece)
+
+        await until_disconnected(http, collect(), self._scheduler)
+        return choices
+
+    def cancel(self) -> None:
+        """Drops the sequences that still run."""
+        if any(not job.done for job in self._jobs):
+            self._scheduler.cancel(self._jobs)
+
+    def usage(self, n_prompt: int | None = None) -> dict[str, int]:
+        """Counts of tokens. `n_prompt`: if a prompt counts otherwise."""
+        n_prompt = self.n_prompt if n_prompt is None else n_prompt
+        return {
+            "prompt_tokens": n_prompt,
+            "completion_tokens": self.n_generated,
+            "total_tokens": n_prompt + self.n_generated,
+        }
+
+
+class Disconnected(Exception):
+    """The client has closed the connection."""
+
+
+async def until_disconnected(http: HttpRequest, work: Any, scheduler: Scheduler) -> Any:
+    """The result of `work`, which is cancelled if the client leaves before."""
+
+    async def watch() -> None:
+        while (await http.receive())["type"] != "http.disconnect":
+            pass
+
+    task, watching = asyncio.ensure_future(work), asyncio.ensure_future(watch())
+    try:
+        await asyncio.wait({task, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            scheduler.metrics.add("cancelled")
+            raise Disconnected
+        return task.result()
+    finally:
+        for each in (task, watching):
+            each.cancel()
+        await asyncio.gather(task, watching, return_exceptions=True)
+
+
+def event_stream(chunks: AsyncIterator[dict[str, Any]], generation: Generation) -> Any:
+    """Server-sent events. An error after the first one is an event of its own."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        try:
+            async for chunk in chunks:
+                yield _event(chunk)
+            yield b"data: [DONE]\n\n"
+        except ApiError as error:
+            yield _event(error.body())
+        finally:
+            generation.cancel()
+
+    return StreamingResponse(
+        lines(),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+    )
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + to_json(value, ensure_ascii=False).encode("utf-8") + b"\n\n"

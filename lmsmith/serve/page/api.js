@@ -1,0 +1,92 @@
+// The API of this server, and what both views share.
+
+const $ = (id) => document.getElementById(id);
+
+function say(text) { $('status').textContent = text; }
+
+function problem(text) {
+  $('problem').textContent = text;
+  $('problem').hidden = !text;
+}
+
+function stored(name, fallback) {
+  try {
+    return JSON.parse(localStorage.getItem(`lmsmith.${name}`)) ?? fallback;
+  } catch { return fallback; }
+}
+
+function store(name, value) {
+  try {
+    localStorage.setItem(`lmsmith.${name}`, JSON.stringify(value));
+  } catch {
+    problem('The browser has no room left: export conversations and delete some.');
+  }
+}
+
+function headers() {
+  const key = $('key').value;
+  return { 'content-type': 'application/json', ...(key ? { authorization: `Bearer ${key}` } : {}) };
+}
+
+function settings() {
+  const seed = $('seed').value;
+  return {
+    model: $('model').value,
+    temperature: Number($('temperature').value),
+    max_tokens: Math.max(1, Number($('length').value) || 200),
+    ...(seed === '' ? {} : { seed: Number(seed) }),
+  };
+}
+
+async function failure(response) {
+  try {
+    return (await response.json()).error.message;
+  } catch { return `the server answered ${response.status}`; }
+}
+
+// Yields the chunks of a streamed answer. `signal` stops it.
+async function* streamed(path, body, signal) {
+  const response = await fetch(path, {
+    method: 'POST', headers: headers(), body: JSON.stringify({ ...body, stream: true }), signal,
+  });
+  if (!response.ok) throw new Error(await failure(response));
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let kept = '';;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const events = (kept + value).split('\n\n');
+    kept = events.pop();
+    for (const event of events) {
+      const data = event.slice(6);
+      if (data === '[DONE]') return;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new Error(chunk.error.message);
+      yield chunk;
+    }
+  }
+}
+
+// Runs `work(signal)` while `stop` is shown instead of `start`.
+let running = null;
+async function stoppable(start, stop, work) {
+  if (running) return;
+  running = new AbortController();
+  problem('');
+  start.hidden = true;
+  stop.hidden = false;
+  stop.onclick = () => running?.abort();
+  say('Writing');
+  try {
+    await work(running.signal);
+    say('Complete');
+  } catch (error) {
+    if (error.name === 'AbortError') say('Stopped');
+    else { problem(error.message); say('Failed'); }
+  } finally {
+    running = null;
+    start.hidden = false;
+    stop.hidden = true;
+  }
+}
+
+addEventListener('keydown', (event) => { if (event.key === 'Escape') running?.abort(); });

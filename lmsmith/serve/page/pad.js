@@ -1,0 +1,104 @@
+// The text pad: continues a text and shows the probability of every token.
+
+let tokens = []; // {text, before, p, alternatives: [[text, p]]}; before: the text up to it
+let written = ''; // the continuation
+let chosen = -1;
+
+const percent = (p) => (p >= 0.001 ? `${(100 * p).toFixed(1)} %` : '< 0.1 %');
+const visible = (text) => (text.trim() ? text : text.replaceAll(' ', '␣')).replaceAll('\n', '↵').replaceAll('\t', '→') || '(none)';
+const shade = (p) => `p${[0.05, 0.15, 0.35, 0.7].filter((limit) => p >= limit).length}`;
+
+function drawToken(token, index) {
+  const text = token.text.startsWith('bytes:') ? '' : token.text;
+  const made = element('span', text || '·', {
+    class: shade(token.p), tabindex: index === Math.max(0, chosen) ? '0' : '-1', role: 'button',
+    'aria-label': `${visible(token.text)}, ${percent(token.p)}`,
+    title: percent(token.p),
+  });
+  made.onmouseenter = () => choose(index, false);
+  made.onfocus = () => choose(index, false);
+  made.onclick = () => choose(index, true);
+  return made;
+}
+
+function choose(index, move) {
+  const all = $('tokens').children;
+  if (chosen >= 0 && all[chosen]) { all[chosen].tabIndex = -1; all[chosen].removeAttribute('aria-current'); }
+  chosen = index;
+  const token = tokens[index];
+  $('choices').hidden = !token;
+  if (!token) return;
+  all[index].tabIndex = 0;
+  all[index].setAttribute('aria-current', 'true');
+  const label = element('span', `${visible(token.text)} ${percent(token.p)}. Instead:`);
+  $('choices').replaceChildren(label, ...token.alternatives.filter(([text]) => text !== token.text && !text.startsWith('bytes:')).map(([text, p]) => {
+    const button = element('button', `${visible(text)} ${percent(p)}`, { type: 'button' });
+    button.onclick = () => replace(index, text, p);
+    return button;
+  }));
+  if (move) $('choices').querySelector('button')?.focus();
+}
+
+function replace(index, text, p) {
+  if (running) return;
+  const { before, alternatives } = tokens[index];
+  tokens = [...tokens.slice(0, index), { text, before, p, alternatives }];
+  written = before + text;
+  redraw();
+  proceed();
+}
+
+function redraw() {
+  $('tokens').replaceChildren(...tokens.map(drawToken));
+  choose(-1, false);
+}
+
+async function proceed() {
+  const prompt = $('prompt').value + written;
+  const begun = written;
+  let added = '';
+  $('tokens').setAttribute('aria-busy', 'true');
+  await stoppable($('continue'), $('pad-stop'), async (signal) => {
+    const body = { ...settings(), prompt, logprobs: 5 };
+    for await (const chunk of streamed('v1/completions', body, signal)) {
+      const choice = chunk.choices[0];
+      added += choice.text;
+      written = begun + added;
+      const characters = Array.from(added); // offsets count characters, not UTF-16 units
+      const { tokens: texts, token_logprobs: ps, top_logprobs: tops, text_offset: offsets } = choice.logprobs;
+      texts.forEach((text, i) => {
+        const alternatives = Object.entries(tops[i] ?? {}).map(([other, p]) => [other, Math.exp(p)]);
+        const before = begun + characters.slice(0, offsets[i]).join('');
+        tokens.push({ text, before, p: Math.exp(ps[i]), alternatives });
+        $('tokens').append(drawToken(tokens.at(-1), tokens.length - 1));
+      });
+    }
+  });
+  $('tokens').removeAttribute('aria-busy');
+}
+
+$('tokens').onkeydown = (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 }[event.key];
+  const all = $('tokens').children;
+  if (step && all.length) {
+    event.preventDefault();
+    all[Math.min(all.length - 1, Math.max(0, chosen + step))].focus();
+  } else if (event.key === 'Enter' || event.key === ' ') {
+    event.preventDefault();
+    choose(chosen, true);
+  }
+};
+$('continue').onclick = proceed;
+$('undo').onclick = () => { if (!running) { tokens = []; written = ''; redraw(); } };
+$('keep').onclick = () => {
+  if (running) return;
+  $('prompt').value += written;
+  tokens = [];
+  written = '';
+  redraw();
+  $('prompt').focus();
+};
+$('prompt').oninput = () => { if (!running && tokens.length) { tokens = []; written = ''; redraw(); } };
+$('prompt').onkeydown = (event) => {
+  if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) { event.preventDefault(); proceed(); }
+};

@@ -1,0 +1,343 @@
+"""One thread that owns every engine: sequences wait, run together, and leave.
+
+    scheduler = Scheduler(n_slots=16, max_waiting=256)
+    scheduler.start()
+    scheduler.submit([Job(...), ...])           # from any thread; raises ApiError 429 if it is full
+    scheduler.cancel(jobs)
+
+Each round of the thread gives every engine one step. Before it, waiting sequences take free slots:
+clients in turn, the requests of one client in order. At most PROMPT_TOKENS tokens of new prompts
+are read in one round (at least one prompt), so that running streams do not stop for long.
+
+Compiled decode kernels may be called by one thread at a time only, so no other thread touches an
+engine. `call` runs any other use of a model in this thread, between two steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmsmith.generate.decode import unused_tokens
+from lmsmith.generate.engine import Engine, Request, Token
+from lmsmith.generate.text_model import TextModel
+from lmsmith.serve.errors import ApiError, bad, busy
+from lmsmith.serve.metrics import Metrics
+from lmsmith.serve.pieces import Piece, Pieces
+
+log = logging.getLogger(__name__)
+
+PROMPT_TOKENS = 2048
+"""Tokens of new prompts that are read between two steps."""
+
+NO_TOKEN = "the model's vocabulary has no token that the schema allows next: ask for plain text."
+
+TOKENS_WAITING = 1 << 21
+"""Most tokens of prompts in the queue, about 80 MB."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One sequence of a request."""
+
+    writer: TextModel
+    request: Request
+    pieces: Pieces
+    client: str
+    deliver: Callable[[Piece], None]  # called in the scheduler's thread
+    deadline: float  # time.monotonic()
+    created: float = field(default_factory=time.monotonic)
+    n_tokens: int = 0
+    lane: _Lane | None = None  # where it runs
+    number: int = -1  # of its sequence there
+    done: bool = False
+
+
+class _Lane:
+    """The engine of one model, and the jobs that run in it."""
+
+    def __init__(self, writer: TextModel, n_slots: int, prefix_bytes: int) -> None:
+        self.writer, self.n_slots, self._prefix_bytes = writer, n_slots, prefix_bytes
+        self.jobs: dict[int, Job] = {}
+        self.new_engine()
+
+    def new_engine(self) -> None:
+        model, tokenizer = self.writer.model, self.writer.tokenizer
+        self.engine = Engine(
+            model,
+            self.n_slots,
+            forbidden=unused_tokens(model, tokenizer),
+            draft=self.writer.draft,
+            prefix_bytes=self._prefix_bytes,
+        )
+
+
+class Scheduler:
+    """Runs jobs. All methods can be called from any thread."""
+
+    def __init__(
+        self,
+        n_slots: int = 16,
+        max_waiting: int = 256,
+        metrics: Metrics | None = None,
+        prefix_bytes: int = 0,
+    ) -> None:
+        """`n_slots`: sequences that run at once, per model. `max_waiting`: sequences in the queue.
+        `prefix_bytes`: of the prefix cache, per model.
+        """
+        self.n_slots, self.max_waiting = n_slots, max_waiting
+        self._prefix_bytes = prefix_bytes
+        self.metrics = metrics or Metrics()
+        self._wake = threading.Condition()
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by client
+        self._n_waiting = 0
+        self._cancelled: list[Job] = []
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._lanes: dict[int, _Lane] = {}  # by the id of the TextModel, which the lane keeps alive
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="lmsmith-scheduler", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread. Jobs that have not finished get an error."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Adds the sequences of one request, all or none. Raises ApiError 429 if the queue has no
+        place for them.
+        """
+        with self._wake:
+            if self._stopping:
+                raise ApiError(503, "the server is stopping.", code="stopping")
+            if self._n_waiting + len(jobs) > self.max_waiting:
+                self.metrics.add("requests_rejected")
+                raise busy(
+                    f"{self._n_waiting} sequences wait and the queue holds {self.max_waiting}: "
+                    "try again later.",
+                    self.metrics.seconds_to_wait(self._n_waiting),
+                )
+            if self._tokens_waiting(jobs) > TOKENS_WAITING:
+                self.metrics.add("requests_rejected")
+                raise busy("the prompts that wait are long: try again later.")
+            for job in jobs:
+                self._waiting.setdefault(job.client, deque()).append(job)
+            self._n_waiting += len(jobs)
+            self._wake.notify()
+
+    def _tokens_waiting(self, more: Sequence[Job]) -> int:
+        """Tokens of the prompts that wait, with those of `more`; shared prompts count once."""
+        waiting = [job for jobs in self._waiting.values() for job in jobs]
+        prompts = {id(job.request.ids): len(job.request.ids) for job in (*waiting, *more)}
+        return sum(prompts.values())
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Drops sequences; they deliver nothing more. Finished ones are no error."""
+        with self._wake:
+            self._cancelled += [job for job in jobs if not job.done]
+            self._wake.notify()
+
+    def call(self, function: Callable[[], Any]) -> Future[Any]:
+        """Runs a function in the scheduler's thread. Raises ApiError 429 if many are waiting."""
+        future: Future[Any] = Future()
+        with self._wake:
+            if self._stopping:
+                raise ApiError(503, "the server is stopping.", code="stopping")
+            if len(self._calls) >= self.max_waiting:
+                raise busy("many requests wait: try again later.")
+            self._calls.append((function, future))
+            self._wake.notify()
+        return future
+
+    def warm_up(self, writer: TextModel) -> None:
+        """Creates a model's engine, and loads its compiled functions."""
+
+        def run() -> None:
+            engine = self._lane(writer).engine
+            engine.submit(Request([next(iter(writer.ends), 0)], 2))
+            while engine.busy:
+                engine.step()
+
+        self.call(run).result()
+
+    def forget(self, writer: TextModel) -> Future[Any]:
+        """Drops the engine of a model that has no jobs, to free its memory."""
+        return self.call(lambda: self._lanes.pop(id(writer), None))
+
+    def is_used(self, writer: TextModel) -> bool:
+        """Whether a job of this model waits or runs."""
+        with self._wake:
+            waits = any(j.writer is writer for jobs in self._waiting.values() for j in jobs)
+            lane = self._lanes.get(id(writer))
+            return waits or bool(lane and lane.jobs)
+
+    @property
+    def n_waiting(self) -> int:
+        return self._n_waiting
+
+    @property
+    def n_running(self) -> int:
+        return sum(len(lane.jobs) for lane in list(self._lanes.values()))
+
+    # ---- in the thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._stopping or self._has_work()):
+                    self._wake.wait()
+                if self._stopping:
+                    self._end_all()
+                    return
+                cancelled, self._cancelled = self._cancelled, []
+                call = self._calls.popleft() if self._calls else None
+            for job in cancelled:
+                self._drop(job)
+            self._expire()
+            if call:
+                _answer(*call)
+            self._admit()
+            for lane in list(self._lanes.values()):
+                if lane.engine.busy:
+                    self._step(lane)
+
+    def _has_work(self) -> bool:
+        running = any(lane.jobs for lane in self._lanes.values())
+        return bool(running or self._n_waiting or self._calls or self._cancelled)
+
+    def _admit(self) -> None:
+        """Moves waiting jobs into engines with free slots, clients in turn."""
+        n_tokens = 0
+        prompts: list[Sequence[int]] = []
+        while n_tokens < PROMPT_TOKENS and (job := self._next()):
+            lane = self._lane(job.writer)
+            try:
+                job.number = lane.engine.submit(job.request)
+            except Exception as error:
+                self._fail(job, error)
+                continue
+            job.lane = lane
+            lane.jobs[job.number] = job
+            if not any(job.request.ids is ids for ids in prompts):
+                prompts.append(job.request.ids)
+                n_tokens += len(job.request.ids)
+
+    def _next(self) -> Job | None:
+        """Takes the next job whose model has a free slot."""
+        with self._wake:
+            for client, jobs in self._waiting.items():
+                for job in jobs:
+                    lane = self._lanes.get(id(job.writer))
+                    if lane is None or len(lane.jobs) < lane.n_slots:
+                        jobs.remove(job)
+                        self._n_waiting -= 1
+                        self._waiting.move_to_end(client)
+                        if not jobs:
+                            del self._waiting[client]
+                        return job
+        return None
+
+    def _lane(self, writer: TextModel) -> _Lane:
+        if id(writer) not in self._lanes:
+            self._lanes[id(writer)] = _Lane(writer, self.n_slots, self._prefix_bytes)
+        return self._lanes[id(writer)]
+
+    def _step(self, lane: _Lane) -> None:
+        n_found = lane.engine.n_tokens_found
+        try:
+            tokens = lane.engine.step()
+        except Exception as error:  # one bad sequence: which one is unknown, so all of them end
+            log.exception("a decode step failed")
+            jobs, lane.jobs = list(lane.jobs.values()), {}
+            lane.new_engine()
+            for job in jobs:
+                self._fail(job, error)
+            return
+        self.metrics.add("tokens_prompt_cached", lane.engine.n_tokens_found - n_found)
+        for token in tokens:
+            if token.sequence in lane.jobs:  # else a draft's further tokens, after a stop string
+                self._take(lane.jobs[token.sequence], token)
+        self.metrics.add("tokens_generated", len(tokens))
+
+    def _take(self, job: Job, token: Token) -> None:
+        """Delivers what a token adds to a job."""
+        constraint = job.request.constraint
+        if constraint is not None and constraint.failed:
+            self._remove(job, cancel=not token.finished)
+            self._fail(job, bad(NO_TOKEN, "response_format"))
+            return
+        piece = job.pieces.push(token)
+        if constraint is not None and constraint.done and not piece.finish:
+            piece = job.pieces.end(piece)
+        if not job.n_tokens:
+            self.metrics.first_token(time.monotonic() - job.created)
+        job.n_tokens += 1
+        if piece.finish:
+            self._remove(job, cancel=not token.finished)
+        job.deliver(piece)
+
+    def _expire(self) -> None:
+        """Ends jobs that have run out of time."""
+        now = time.monotonic()
+        running = [job for lane in self._lanes.values() for job in lane.jobs.values()]
+        with self._wake:
+            waiting = [job for jobs in self._waiting.values() for job in jobs]
+        for job in running + waiting:
+            if job.deadline <= now:
+                late = ApiError(504, "the request took longer than its time limit.", code="timeout")
+                self._drop(job)
+                self._fail(job, late)
+
+    def _drop(self, job: Job) -> None:
+        """Removes a job, whether it runs or waits."""
+        if job.lane is not None:
+            self._remove(job, cancel=True)
+            return
+        job.done = True
+        with self._wake:
+            jobs = self._waiting.get(job.client)
+            if jobs and job in jobs:
+                jobs.remove(job)
+                self._n_waiting -= 1
+                if not jobs:
+                    del self._waiting[job.client]
+
+    def _remove(self, job: Job, *, cancel: bool) -> None:
+        job.done = True
+        lane = job.lane
+        if lane is not None and lane.jobs.pop(job.number, None) is not None and cancel:
+            lane.engine.cancel(job.number)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        job.done = True
+        job.deliver(Piece(finish="error", error=error))
+
+    def _end_all(self) -> None:
+        stopped = ApiError(503, "the server has stopped.", code="stopping")
+        for lane in self._lanes.values():
+            for job in list(lane.jobs.values()):
+                self._fail(job, stopped)
+        for jobs in self._waiting.values():
+            for job in jobs:
+                self._fail(job, stopped)
+        for _, future in self._calls:
+            future.set_exception(stopped)
+
+
+def _answer(function: Callable[[], Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)

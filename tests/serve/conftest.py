@@ -1,0 +1,63 @@
+"""Two small runs, and a server for them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lmsmith
+from lmsmith import api
+from lmsmith.machine import products as measure
+from lmsmith.train.hooks import sample
+
+TEXT = (
+    "".join(
+        f"{a} {b} {c}.\n"
+        for a in ("The cat", "A bird", "Nobody", "It was")
+        for b in ("saw", "hid", "lost")
+        for c in "xyz"
+    )
+    * 20
+)
+TINY: dict[str, Any] = {
+    "model.n_layer": 1,
+    "model.d_model": 16,
+    "model.n_head": 2,
+    "model.context_length": 64,
+    "train.batch_size": 4,
+    "train.threads": 1,
+    "train.device": "cpu",
+    "train.dtype": "float32",
+    "train.matmul": "default",
+}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs "run" (a Transformer) and "ngram"."""
+    place = tmp_path_factory.mktemp("serve")
+    book = place / "book.txt"
+    book.write_text(TEXT, encoding="utf-8")
+    n = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "SAMPLE_TOKENS", 5)
+        patch.setattr(measure, "SHAPE", (64, 64, 64))
+        lmsmith.train(book, out=place / "run", steps=20, settings=TINY)
+        lmsmith.train(book, out=place / "ngram", preset="ngram")
+    torch.set_num_threads(n)
+    return place
+
+
+@pytest.fixture(scope="session")
+def server(folder: Path) -> Iterator[Any]:
+    from running import serving  # needs the libraries of lmsmith[serve]
+
+    with serving([folder / "run", folder / "ngram"]) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def lm(folder: Path) -> api.LM:
+    return lmsmith.load(folder / "run")

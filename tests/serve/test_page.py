@@ -1,0 +1,174 @@
+"""The page in a real browser: headless Chromium, driven by Selenium."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
+pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
+
+from running import Server
+
+from lmsmith.serve import page
+
+
+def test_the_page_is_one_document_without_external_requests() -> None:
+    html, policy = page.document()
+    assert not re.findall(r"""(?:src|href|action)\s*=\s*["'](?!data:|#)""", html)
+    assert "@import" not in html
+    assert "url(" not in html
+    for unsafe in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert unsafe not in html, unsafe
+    assert "'unsafe-inline'" not in policy
+    assert html.count("<script") == html.count("</script>") == 1
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("Chromium is not installed (apt-get install chromium chromium-driver)")
+    from selenium.webdriver.chrome.service import Service
+
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1000,800"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = selenium.Chrome(options=options, service=Service(driver))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, server: Server) -> Any:
+    browser.get(f"http://127.0.0.1:{server.port}/")
+    browser.execute_script("localStorage.clear()")
+    browser.refresh()
+    until(lambda: browser.find_element("id", "model").get_attribute("value") == "run")
+    return browser
+
+
+def until(seen: Any, seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def text(browser: Any, id: str) -> str:
+    return str(browser.find_element("id", id).get_attribute("textContent"))
+
+
+def put(browser: Any, id: str, value: str) -> None:
+    browser.execute_script(
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        "e.dispatchEvent(new Event('input'))",
+        id,
+        value,
+    )
+
+
+@pytest.mark.slow
+def test_the_text_pad(opened: Any) -> None:
+    assert opened.find_element("id", "pad").is_displayed()  # a base model opens in the pad
+    put(opened, "prompt", "The cat")
+    put(opened, "length", "12")
+    put(opened, "seed", "1")
+    opened.find_element("id", "continue").click()
+    tokens = lambda: opened.find_elements("css selector", "#tokens span")  # noqa: E731
+    until(lambda: text(opened, "status") == "Complete")
+    assert 1 <= len(tokens()) <= 12
+    before = [each.text for each in tokens()]
+    tokens()[1].click()
+    choices = opened.find_elements("css selector", "#choices button")
+    assert len(choices) >= 3
+    assert "%" in choices[0].text
+    label = choices[0].get_attribute("textContent")
+    choices[0].click()
+    until(lambda: text(opened, "status") == "Complete" and len(tokens()) > 2)
+    assert tokens()[0].text == before[0]
+    chosen = tokens()[1].get_attribute("textContent").replace("\n", "↵").replace(" ", "␣")
+    assert chosen == label.rsplit(" ", 2)[0].replace(" ", "␣")
+
+
+@pytest.mark.slow
+def test_a_chat(opened: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    opened.find_element("id", "view-chat").click()
+    put(opened, "length", "30")
+    box = opened.find_element("id", "message")
+    box.send_keys("Hello <b>you</b>")
+    box.send_keys(Keys.ENTER)
+    until(lambda: text(opened, "status") == "Complete")
+    articles = opened.find_elements("css selector", "#log article")
+    assert [each.get_attribute("class") for each in articles] == ["user", "assistant"]
+    assert "Hello <b>you</b>" in articles[0].text
+    assert opened.execute_script("return document.activeElement.id") == "message"
+    opened.find_element("css selector", "article.user .actions button:nth-child(2)").click()
+    opened.find_element("css selector", "article.user textarea").send_keys(" again")
+    opened.find_element("css selector", "article.user .actions button").click()
+    until(lambda: text(opened, "status") == "Complete")
+    opened.find_element("css selector", "article.assistant .actions button:nth-child(2)").click()
+    until(lambda: text(opened, "status") == "Complete")
+    opened.refresh()
+    until(lambda: len(opened.find_elements("css selector", "#log article")) == 2)
+    until(lambda: opened.find_element("id", "chat").is_displayed())  # the view is kept, too
+    assert "again" in opened.find_element("css selector", "article.user .content").text
+
+
+EVIL = """# Title
+<img src=x onerror=alert(1)> <script>window.broken=1</script> **bold** `x<y`
+[bad](javascript:alert(1)) [good](https://example.org/)
+
+- one
+- two
+
+```html
+<b>code</b>
+```
+> quote"""
+
+
+@pytest.mark.slow
+def test_what_a_model_writes_is_never_html(opened: Any) -> None:
+    talk = {"id": "1", "title": "x", "messages": [{"role": "assistant", "content": EVIL}]}
+    opened.execute_script(
+        "localStorage.setItem('lmsmith.conversations', JSON.stringify([arguments[0]]))", talk
+    )
+    opened.refresh()
+    opened.find_element("id", "view-chat").click()
+    until(lambda: opened.find_elements("css selector", "#log .content h3"))
+    content = opened.find_element("css selector", "#log .content")
+    found = {
+        name: len(content.find_elements("css selector", name))
+        for name in ("img", "script", "b", "strong", "code", "li", "blockquote", "pre", "a")
+    }
+    assert found == {
+        **{"img": 0, "script": 0, "b": 0, "strong": 1, "code": 2},
+        **{"li": 2, "blockquote": 1, "pre": 1, "a": 1},
+    }
+    assert "<img src=x" in content.text
+    assert opened.execute_script("return window.broken") is None
+
+
+@pytest.mark.slow
+def test_labels_phone_width_and_a_clean_console(opened: Any) -> None:
+    unlabelled = opened.execute_script(
+        "return [...document.querySelectorAll('input,textarea,select,button')].filter("
+        "e => !(e.labels?.length || e.textContent.trim() || e.ariaLabel)).map(e => e.outerHTML)"
+    )
+    assert unlabelled == []
+    opened.set_window_size(500, 800)  # the narrowest window that Chromium makes
+    opened.find_element("id", "view-chat").click()
+    wide = opened.execute_script("return document.documentElement.scrollWidth - innerWidth")
+    assert wide <= 0
+    opened.set_window_size(1000, 800)
+    severe = [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"]
+    assert severe == []

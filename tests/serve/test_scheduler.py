@@ -1,0 +1,94 @@
+"""The scheduler alone: fair between clients, and its memory stays flat."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
+pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
+
+from running import Server, wait_until
+
+from lmsmith.api import LM
+from lmsmith.generate.engine import Request
+from lmsmith.serve.pieces import Piece, Pieces
+from lmsmith.serve.scheduler import Job, Scheduler
+
+
+def job(lm: LM, client: str, done: list[str], deadline: float = 60.0) -> Job:
+    def deliver(piece: Piece) -> None:
+        if piece.finish:
+            done.append(client if piece.error is None else str(piece.error))
+
+    request = Request(lm.writer.encode("A"), 3, seed=len(done))
+    pieces = Pieces(lm.writer, (), False)
+    return Job(lm.writer, request, pieces, client, deliver, time.monotonic() + deadline)
+
+
+def test_clients_take_turns(lm: LM) -> None:
+    scheduler, done = Scheduler(n_slots=1), []  # type: ignore[var-annotated]
+    scheduler.submit([job(lm, "many", done) for _ in range(6)])
+    scheduler.submit([job(lm, "few", done) for _ in range(2)])
+    scheduler.start()
+    wait_until(lambda: len(done) == 8)
+    scheduler.stop()
+    assert done[:4] == ["many", "few", "many", "few"]
+
+
+def test_cancelled_and_late_jobs_leave_the_queue(lm: LM) -> None:
+    scheduler, done = Scheduler(n_slots=1), []  # type: ignore[var-annotated]
+    jobs = [job(lm, "a", done), job(lm, "b", done), job(lm, "c", done, -1.0)]
+    scheduler.submit(jobs)
+    scheduler.cancel([jobs[0]])
+    scheduler.start()
+    wait_until(lambda: len(done) == 2)
+    assert sorted(done) == ["b", "the request took longer than its time limit."]
+    wait_until(lambda: scheduler.n_waiting == scheduler.n_running == 0)
+    scheduler.stop()
+
+
+def test_a_failing_step_ends_its_requests_and_the_next_ones_work(
+    lm: LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmsmith.generate import engine
+
+    scheduler, done = Scheduler(), []  # type: ignore[var-annotated]
+    scheduler.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "choose", lambda *_, **__: 1 / 0)
+        scheduler.submit([job(lm, "a", done)])
+        wait_until(lambda: done == ["division by zero"])
+    scheduler.submit([job(lm, "b", done)])
+    wait_until(lambda: done[1:] == ["b"])
+    scheduler.stop()
+
+
+def _resident() -> int:
+    """Bytes of memory that this process uses. Linux only."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_ten_thousand_requests(server: Server) -> None:
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("memory is measured on Linux only")
+
+    def some(n: int) -> None:
+        for i in range(n):
+            stream, prompt = i % 2 == 0, "The cat " + "x" * (i % 7)
+            answer = server.complete(prompt=prompt, max_tokens=4, stream=stream, n=1 + i % 3)
+            assert answer.status == 200
+
+    def round_of(n: int) -> int:
+        threads = [threading.Thread(target=some, args=(n // 8,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return _resident()
+
+    first = round_of(2000)
+    last = max(round_of(2000) for _ in range(4))
+    assert last - first < 8 << 20
