@@ -180,7 +180,8 @@ def _gelu_in_float16(model: Any) -> Iterator[None]:
 
     handles = []
     for block in model.blocks:
-        layer, seen = block.feed_forward, {}
+        layer = block.feed_forward
+        seen: dict[str, Any] = {}
 
         def keep(_: Any, __: Any, h: Any, seen: dict[str, Any] = seen) -> None:
             seen["h"] = h

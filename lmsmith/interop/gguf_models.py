@@ -205,8 +205,13 @@ def _llama3_scaling(file: GgufFile, base: float, d_head: int) -> dict[str, Any]:
 def _factors(base: float, d_head: int, factor: float, original: int) -> np.ndarray:
     """What Llama 3's scaling divides each frequency by, (K/2,)."""
     config = GPTConfig(
-        **{"n_head": 1, "d_model": d_head, "context_length": 2, "rope_base": base},
-        **{"rope_scaling": "llama3", "rope_factor": factor, "rope_original_context": original},
+        n_head=1,
+        d_model=d_head,
+        context_length=2,
+        rope_base=base,
+        rope_scaling="llama3",
+        rope_factor=factor,
+        rope_original_context=original,
     )
     plain = dataclasses.replace(
         config, rope_scaling="none", rope_factor=1.0, rope_original_context=0
