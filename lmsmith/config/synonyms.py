@@ -264,8 +264,8 @@ _VERBS = {
         "`lmsmith data prepare TEXT --out DIR` tokenizes text into shards."
     ),
     "list ls corpora": "`lmsmith data list` lists the available corpora.",
-    "show info stats": "Use `lmsmith inspect RUN`, `lmsmith report RUN`, `lmsmith data inspect DIR` or "
-    "`lmsmith tokenizer inspect TOKENIZER`.",
+    "show info stats": "Use `lmsmith inspect RUN`, `lmsmith report RUN`, `lmsmith data inspect "
+    "DIR` or `lmsmith tokenizer inspect TOKENIZER`.",
     "benchmark speed profile time": "`lmsmith bench train` measures the speed of a training step.",
     "plot plots graph curves dashboard": "`lmsmith report RUN` writes plots and tables.",
     "league leaderboard rank": "`lmsmith compare RUN... --text FILE` compares models on one text.",

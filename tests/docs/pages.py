@@ -23,6 +23,14 @@ PAGES = [
     *sorted((PROJECT / "docs" / "guides").glob("*.md")),
     PROJECT / "docs" / "scale.md",
 ]
+CHATS = [
+    {
+        "messages": [
+            {"role": "user", "content": "Who are you?"},
+            {"role": "assistant", "content": "A small model."},
+        ]
+    }
+] * 40
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 REASON = re.compile(r"#.*?\b(needs|downloads)\b")
 OTHER_PROGRAMS = {"git", "ray", "cd", "make", "source", "pip", "export"}
@@ -79,14 +87,18 @@ def commands(block: Block) -> Iterator[Command]:
 
 
 def table_commands(page: Path) -> Iterator[Command]:
-    """The commands in the README's tables; those that name GPT-2 would download it."""
+    """The commands in the README's tables. Those that would download GPT-2 or task items, and those
+    that wait for a user, are not run.
+    """
     if page.name != "README.md":
         return
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
         for code in re.findall(r"`((?:lmsmith|torchrun) [^`]+)`", line) if line[0:1] == "|" else ():
             for command in commands(Block(page, number, "sh", code)):
                 downloads = any(word.endswith("gpt2") for word in command.words)
-                yield replace(command, runs=not downloads)
+                downloads |= "--tasks" in command.words
+                waits = command.words[0] in ("serve", "chat")
+                yield replace(command, runs=not downloads and not waits)
 
 
 def write_texts(folder: Path) -> None:
@@ -105,6 +117,7 @@ def write_texts(folder: Path) -> None:
     write("latin.txt", "\n".join(stories[60:70]) + "Café.", "latin-1")
     write("chapters.txt", "\n***\n".join(stories[70:80]))
     write("web.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in stories[60:]))
+    write("chats.jsonl", "".join(json.dumps(chat) + "\n" for chat in CHATS))
     write("broken.jsonl", json.dumps({"text": stories[0]}) + "\nno JSON\n")
     (folder / "examples").symlink_to(PROJECT / "examples")
     (folder / "recipes").symlink_to(PROJECT / "recipes")
