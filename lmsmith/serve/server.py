@@ -160,7 +160,8 @@ class _Server(uvicorn.Server):
         tasks = list(self.server_state.tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:  # one that does not react must not keep the server alive
+            await asyncio.wait(tasks, timeout=2)
 
 
 def _log_to_stderr() -> None:

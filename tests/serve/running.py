@@ -97,14 +97,15 @@ def serving(runs: list[Path], **options: Any) -> Iterator[Server]:
         settings = Options(runs, limits=limits, drain_seconds=5)
         servers._run(make_app(state), state, listener, settings, lambda _: started.set(), made)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert started.wait(30)
     try:
         yield Server(listener.getsockname()[1], state, made[0])
     finally:
         made[0].should_exit = True
-        thread.join()
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not stop"
         scheduler.stop()
 
 
