@@ -104,7 +104,7 @@ def decode_speed(
     context = model.context_length or 1 << 30
     if context < 2:
         raise ConfigError(
-            "a model with a context of one token reads every token anew: no decoding."
+            "a model with a context of one token reads the whole text for every token: nothing to time."
         )
     length = min(32, max(1, context // 2))
     per_round = max(1, min(n_tokens, context - length))
