@@ -172,7 +172,7 @@ def _add_eval(verbs: Verbs) -> None:
     evaluate = verbs.verb(
         "eval",
         _eval,
-        "evaluate a model: loss, perplexity and bits per byte of a text, or benchmark tasks",
+        "evaluate a model on a text (loss, perplexity, bits per byte) or on tasks",
         "lmsmith eval demo/run-1 --text demo/stories.jsonl",
         usage="lmsmith eval RUN [--text FILE...] [--tasks NAMES] [OPTION]...",
     )

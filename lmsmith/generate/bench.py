@@ -103,9 +103,7 @@ def decode_speed(
     rate = bytes_per_second or read_rate()
     context = model.context_length or 1 << 30
     if context < 2:
-        raise ConfigError(
-            "a model with a context of one token reads the whole text for every token: nothing to time."
-        )
+        raise ConfigError("a model with a context of one token has no decode step to time.")
     length = min(32, max(1, context // 2))
     per_round = max(1, min(n_tokens, context - length))
     prompt = [i % model.vocab_size for i in range(length)]

@@ -61,6 +61,7 @@ SETTING_VERBS = {"train": api.train, "resume": api.resume}
 OTHER_CALLS = {
     "tune": "lmsmith.api:tune",
     "replay": "lmsmith.train.replay:replay",
+    "serve": "lmsmith.serve.server:run",
     "verify": "lmsmith.verify:compare_gradients",
     "bench train": "lmsmith.train.ladder:time_steps",
     "bench generate": "lmsmith.generate.bench:decode_speed",

@@ -84,7 +84,7 @@ def test_words_after_a_double_dash_are_names_or_texts(
         ),
         (["sample", "run"], "no command 'sample'. `lmsmith generate RUN` continues a text."),
         (["talk", "run"], "no command 'talk'. `lmsmith chat RUN` talks to a tuned model."),
-        (["serve", "run"], "There is no server yet. `lmsmith export RUN --to hf"),
+        (["deploy", "run"], "`lmsmith serve RUN` starts a server"),
         (
             ["finetune", "run"],
             "`lmsmith train TEXT --from RUN` fine-tunes a model on other text, and",

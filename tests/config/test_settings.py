@@ -452,7 +452,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     own |= {name: some.sampled_from(leaf.choices) for name, leaf in leaves.items() if leaf.choices}
     own |= {"model.kind": some.just(kind), "model.order": some.integers(1, 255)}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
-    own["lora.targets"] = some.just(("q", "v"))
+    own |= {"lora.targets": some.just(("q", "v")), "lora.rank": some.just(0)}
     own["model.rope_factor"] = shares(low=1.5, high=1e3)
     found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in leaves.items()}
     if kind == "gpt":

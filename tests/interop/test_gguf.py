@@ -425,4 +425,4 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     assert "not with llama.cpp, which is not installed: pip install xllamacpp" in said
     file = tmp_path / "run-gguf" / "model.gguf"
     assert command(["import", str(file), "--out", str(tmp_path / "b")], started=0.0) == 0
-    assert "84,288 parameters in float32 and a bpe tokenizer" in capsys.readouterr().out
+    assert "84,288 parameters in float32, a bpe tokenizer" in capsys.readouterr().out

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Any]:
     from running import serving  # needs the libraries of lmsmith[serve]
 
@@ -58,6 +58,6 @@ def server(folder: Path) -> Iterator[Any]:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lm(folder: Path) -> api.LM:
     return lmsmith.load(folder / "run")
