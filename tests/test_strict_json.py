@@ -59,6 +59,7 @@ def test_no_other_module_writes_json() -> None:
     quoting = {
         PROJECT / "lmsmith" / "foreign_json.py",
         PROJECT / "lmsmith" / "interop" / "mapping.py",
+        PROJECT / "lmsmith" / "serve" / "fields.py",
         PROJECT / "lmsmith" / "text" / "files.py",
         PROJECT / "lmsmith" / "interop" / "gguf_llama_cpp.py",  # asks a server on this machine
         PROJECT / "lmsmith" / "text" / "json_lines.py",
