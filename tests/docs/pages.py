@@ -26,11 +26,12 @@ PAGES = [
 CHATS = [
     {
         "messages": [
-            {"role": "user", "content": "Who are you?"},
-            {"role": "assistant", "content": "A small model."},
+            {"role": "user", "content": f"What follows {n}?"},
+            {"role": "assistant", "content": f"{n + 1}."},
         ]
     }
-] * 40
+    for n in range(40)
+]
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 REASON = re.compile(r"#.*?\b(needs|downloads)\b")
 OTHER_PROGRAMS = {"git", "ray", "cd", "make", "source", "pip", "export"}
