@@ -10,7 +10,8 @@ is imported only when a call needs it.
 """
 
 from lmsmith.api.data import prepare
-from lmsmith.api.lm import LM, SpecialTokens, load
+from lmsmith.api.generation import SpecialTokens
+from lmsmith.api.lm import LM, load
 from lmsmith.api.models import Comparison, Exported, compare, evaluate, export, import_model
 from lmsmith.api.run import Run
 from lmsmith.api.training import demo, report, resume, settings_from, train

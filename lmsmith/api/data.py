@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lmsmith.api.lm import SpecialTokens
+from lmsmith.api.generation import SpecialTokens
 from lmsmith.api.progress import Progress, Shown, showing
 from lmsmith.api.run import Folder, paths
 

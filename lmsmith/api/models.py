@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from lmsmith.api.lm import LM, SpecialTokens, load
+from lmsmith.api.generation import SpecialTokens
+from lmsmith.api.lm import LM, load
 from lmsmith.api.progress import Shown, showing
 from lmsmith.api.run import Folder, Metrics, Run, paths
 from lmsmith.api.tasks import TaskResults, check_together, run_harness, write_documents
