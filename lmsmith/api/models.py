@@ -236,18 +236,12 @@ def compare(
     Raises UsageError if there is neither `train` nor both runs and text nor items, DataError for
     items that cannot be read, and the errors of `train` and `load`.
     """
-    from lmsmith import atomic
     from lmsmith.evaluate.comparison import differences, read_text
     from lmsmith.report.comparison import check_output_path, compare_runs
 
     folders = [Path(path) for path in paths(runs)]
     sources = [] if train is None else paths(train)
-    on_text = bool(sources or folders or text is not None)
-    if (on_text or not items) and not sources and (not folders or text is None):
-        raise UsageError(
-            "nothing to compare: pass runs and text=FILE; or train=SOURCE, which trains models "
-            "first and compares them on its held-out part; or items of several models."
-        )
+    on_text = _is_on_text(folders, text, sources, items)
     page = None if out is None else Path(out)
     if page and not (runs_out and page.parent == Path(runs_out)):  # training creates runs_out
         check_output_path(page)
@@ -258,10 +252,7 @@ def compare(
     }
     of_items = _compared_items(items)
     if not on_text:
-        comparison = Comparison(None, **of_items)
-        if page:
-            atomic.write(page, comparison.page())
-        return comparison
+        return _written(Comparison(None, **of_items), page)
     on = None if text is None else read_text(Path(text), **reading)
     changes = _training_settings(tokenizer, seed, reading)
     trained, about = _train_models(sources, changes, models, minutes, runs_out, progress)
@@ -270,7 +261,26 @@ def compare(
         on = _held_out_text(compared[-1], sources)
     entries = tuple(compare_runs(compared, on))
     of_items["differences"] = (*differences(entries, on), *of_items["differences"])
-    comparison = Comparison(on, entries, tuple(map(Run, trained)), about, **of_items)
+    return _written(Comparison(on, entries, tuple(map(Run, trained)), about, **of_items), page)
+
+
+def _is_on_text(
+    folders: Sequence[Path], text: Folder | None, sources: Sequence[str], items: Any
+) -> bool:
+    """Whether `compare` compares runs on a text. Raises UsageError if nothing can be compared."""
+    on_text = bool(sources or folders or text is not None)
+    if (on_text or not items) and not sources and (not folders or text is None):
+        raise UsageError(
+            "nothing to compare: pass runs and text=FILE; or train=SOURCE, which trains models "
+            "first and compares them on its held-out part; or items of several models."
+        )
+    return on_text
+
+
+def _written(comparison: Comparison, page: Path | None) -> Comparison:
+    """Writes the comparison to the file `page`, if there is one, and returns it."""
+    from lmsmith import atomic
+
     if page:
         atomic.write(page, comparison.page())
     return comparison

@@ -125,6 +125,14 @@ def _add_compare(verbs: Verbs) -> None:
         help="results on task items, one JSON Lines file per model; each line has item, correct "
         "and, with several tasks, task",
     )
+    _add_training(compared)
+    compared.add_argument(
+        "--out", type=Path, metavar="FILE", help="also write an HTML page with a plot (none)"
+    )
+    compared.add_argument("--json", action="store_true", help="print one JSON array")
+
+
+def _add_training(compared: argparse.ArgumentParser) -> None:
     compared.add_argument(
         "--train", nargs="+", metavar="SOURCE", help="first train --models on this text"
     )
@@ -148,10 +156,6 @@ def _add_compare(verbs: Verbs) -> None:
         metavar="DIR",
         help="with --train: the new folder for the runs (runs/comparison-1)",
     )
-    compared.add_argument(
-        "--out", type=Path, metavar="FILE", help="also write an HTML page with a plot (none)"
-    )
-    compared.add_argument("--json", action="store_true", help="print one JSON array")
     known = dict(settings())
     for name in (
         "tokenizer",

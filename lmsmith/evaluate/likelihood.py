@@ -168,30 +168,8 @@ def score_ids(
             f"nothing to score: the text has {n_bytes} bytes and {len(ids)} tokens. Give "
             f"another text."
         )
-    on_cpu = model.device.type == "cpu"
-    n_tokens = _TOKENS_AT_ONCE_CPU if on_cpu else _TOKENS_AT_ONCE
-    width = T or len(ids)
-    rows = rows_per_batch or max(
-        1, min(_LOGIT_BYTES // (4 * V * width) if on_cpu else n_tokens, n_tokens // width)
-    )
-    costs: Iterator[tuple[float, int]]
     with inference(model):
-        if isinstance(ids, Conversations):
-            batches = _conversations(ids, rows * width)
-            costs = (_cost(model, batch, counts) for batch, counts in _shared(batches, *share))
-        elif boundary is None and T is None:
-            at_once = min(n_tokens, _LOGIT_BYTES // (4 * V))
-            costs = _costs_as_one(model, ids, at_once, share[0] == 0, per_token)
-        else:
-            batches = (
-                _windows(ids, width, stride or width, rows)
-                if boundary is None
-                else _document_windows(ids, boundary, width, stride or width, rows * width)
-            )
-            costs = (
-                _cost(model, batch, counts, per_token=per_token)
-                for batch, counts in _shared(batches, *share)
-            )
+        costs = _costs(model, ids, rows_per_batch, stride, boundary, share, per_token)
         first_is_free = starts_with_end_of_text or isinstance(ids, Conversations)
         nats, n_impossible = 0.0 if first_is_free or share[0] else math.log(V), 0
         if per_token is not None:
@@ -204,6 +182,38 @@ def score_ids(
         n_predicted = ids.n_learned
     return Score(
         nats, n_predicted, n_bytes, n_unknown, n_unknown_bytes, n_impossible, n_invalid, left_out
+    )
+
+
+def _costs(
+    model: LanguageModel,
+    ids: Ids,
+    rows_per_batch: int | None,
+    stride: int | None,
+    boundary: int | None,
+    share: tuple[int, int],
+    per_token: npt.NDArray[np.float64] | None,
+) -> Iterator[tuple[float, int]]:
+    """The costs of all batches (see `_cost`), with the arguments of `score_ids`."""
+    T, V = model.context_length, model.vocab_size
+    on_cpu = model.device.type == "cpu"
+    n_tokens = _TOKENS_AT_ONCE_CPU if on_cpu else _TOKENS_AT_ONCE
+    if boundary is None and T is None and not isinstance(ids, Conversations):
+        at_once = min(n_tokens, _LOGIT_BYTES // (4 * V))
+        return _costs_as_one(model, ids, at_once, share[0] == 0, per_token)
+    width = T or len(ids)
+    rows = rows_per_batch or max(
+        1, min(_LOGIT_BYTES // (4 * V * width) if on_cpu else n_tokens, n_tokens // width)
+    )
+    if isinstance(ids, Conversations):
+        batches = _conversations(ids, rows * width)
+    elif boundary is None:
+        batches = _windows(ids, width, stride or width, rows)
+    else:
+        batches = _document_windows(ids, boundary, width, stride or width, rows * width)
+    return (
+        _cost(model, batch, counts, per_token=per_token)
+        for batch, counts in _shared(batches, *share)
     )
 
 

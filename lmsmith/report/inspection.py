@@ -101,7 +101,7 @@ def _losses(inspection: Inspection) -> str:
 
 def _bars(title: str, groups: Sequence[Group]) -> str:
     """A bar for the loss of each group, with the group's share of the tokens."""
-    highest = max(group.nats for group in groups if math.isfinite(group.nats))
+    highest = max((group.nats for group in groups if math.isfinite(group.nats)), default=1.0)
     n_tokens = sum(group.n for group in groups)
     rows = ""
     for group in groups:
