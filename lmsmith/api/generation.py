@@ -125,17 +125,7 @@ class Generation:
         `options`: the arguments of `generate`. Errors are raised by the call itself, not by the
         first piece.
         """
-        found = _read(**options)
-        return self.writer.stream(
-            prompt,
-            max_tokens=found.max_tokens,
-            sampling=found.sampling,
-            seed=found.seed,
-            stop=found.stop,
-            index=index,
-            special_tokens=found.special_tokens,
-            bos=found.bos,
-        )
+        return self.writer.stream(prompt, index=index, stop=_stop(options), **_read(**options))
 
     def generate_batch(
         self, prompts: Sequence[str], *, n: int = 1, **options: Unpack[Options]
@@ -148,17 +138,7 @@ class Generation:
         """
         if isinstance(prompts, str):
             raise UsageError("generate_batch takes a list of prompts: write [prompt] for one.")
-        found = _read(**options)
-        return self.writer.continuations(
-            prompts,
-            max_tokens=found.max_tokens,
-            n=n,
-            sampling=found.sampling,
-            seed=found.seed,
-            stop=found.stop,
-            special_tokens=found.special_tokens,
-            bos=found.bos,
-        )
+        return self.writer.continuations(prompts, n=n, stop=_stop(options), **_read(**options))
 
     def tokens(
         self,
@@ -175,16 +155,8 @@ class Generation:
         """
         if options.get("stop"):
             raise UsageError("tokens() has no stop sequences: stop iterating instead.")
-        found = _read(alternatives=alternatives, **options)
-        tokens = self.writer.tokens(
-            prompt,
-            max_tokens=found.max_tokens,
-            sampling=found.sampling,
-            seed=found.seed,
-            index=index,
-            special_tokens=found.special_tokens,
-            bos=found.bos,
-        )
+        arguments = _read(alternatives=alternatives, **options)
+        tokens = self.writer.tokens(prompt, index=index, **arguments)
         return (
             GeneratedToken(token.id, text, token.log_probability, token.alternatives)
             for token, text in tokens
@@ -226,14 +198,12 @@ class Generation:
         ]
 
 
-@dataclass(frozen=True)
-class _Read:
-    """Options, checked."""
+class _Arguments(TypedDict):
+    """Options, checked, as the methods of `TextModel` take them."""
 
     max_tokens: int
     sampling: Sampling
     seed: int
-    stop: Sequence[str]
     special_tokens: SpecialTokens
     bos: bool
 
@@ -255,8 +225,8 @@ def _read(
     stop: str | Sequence[str] = (),
     special_tokens: SpecialTokens = "text",
     bos: bool = True,
-) -> _Read:
-    """Checks the options and fills in the defaults of `LM.generate`."""
+) -> _Arguments:
+    """Checks the options and fills in the defaults of `LM.generate`; `stop`: see `_stop`."""
     from lmsmith.generate.sampling import Sampling
 
     sampling = Sampling(
@@ -271,10 +241,18 @@ def _read(
         frozenset(banned),
         alternatives,
     )
-    return _Read(max_tokens, sampling, seed, _texts(stop), known(special_tokens), bos)
+    return {
+        "max_tokens": max_tokens,
+        "sampling": sampling,
+        "seed": seed,
+        "special_tokens": known(special_tokens),
+        "bos": bos,
+    }
 
 
-def _texts(stop: str | Sequence[str]) -> Sequence[str]:
+def _stop(options: Options) -> Sequence[str]:
+    """The stop sequences among the options."""
+    stop = options.get("stop", ())
     return [stop] if isinstance(stop, str) else stop
 
 

@@ -187,7 +187,7 @@ def score_ids(
 
 def _costs(
     model: LanguageModel,
-    ids: Ids,
+    ids: Ids | Conversations,
     rows_per_batch: int | None,
     stride: int | None,
     boundary: int | None,

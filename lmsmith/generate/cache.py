@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lmsmith.generate.vectors import LANES
+from lmsmith.generate.vectors import padded
 
 Array = npt.NDArray[Any]
 
@@ -25,7 +25,7 @@ class SlotCache:
 
     def __init__(self, n_slots: int, n_heads: int, capacity: int, width: int, number: Any) -> None:
         self.G, self.capacity, self.width = n_heads, capacity, width
-        shape = (n_slots, n_heads, capacity, math.ceil(width / LANES) * LANES)
+        shape = (n_slots, n_heads, capacity, padded(width))
         self.keys, self._key_pages = _lazy_zeros(shape, number)
         self.values, self._value_pages = _lazy_zeros(shape, number)
 

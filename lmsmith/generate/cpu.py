@@ -14,7 +14,6 @@ Weights are those of the model: float32, float64, or packed by `weights.py` to b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -29,7 +28,7 @@ from lmsmith.evaluate.likelihood import inference
 from lmsmith.generate import kernels
 from lmsmith.generate.cache import SlotCache
 from lmsmith.generate.prefix import PrefixCache, read_prompt
-from lmsmith.generate.vectors import LANES
+from lmsmith.generate.vectors import LANES, padded
 from lmsmith.generate.weights import arithmetic, matrix_of
 from lmsmith.models.attention import QK_NORM_EPS, Attention
 from lmsmith.models.gpt import GPT, Block
@@ -340,7 +339,3 @@ def _numbers(decoder: CpuDecoder, parameter: Tensor | None) -> Array:
     if parameter is None:
         return decoder.zeros(0)
     return parameter.detach().numpy().astype(decoder.number)
-
-
-def padded(width: int) -> int:
-    return math.ceil(width / LANES) * LANES

@@ -25,6 +25,13 @@ from numba.core import cgutils
 from lmsmith.tokens.compiled import intrinsic
 
 LANES = 16
+
+
+def padded(width: int) -> int:
+    """The next multiple of LANES."""
+    return -(-width // LANES) * LANES
+
+
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 
