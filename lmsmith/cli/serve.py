@@ -47,6 +47,11 @@ def add(verbs: Verbs) -> None:
         metavar="NAME",
         help="name of this server that browsers may use, such as its DNS name; can be repeated",
     )
+    _add_limits(serve)
+
+
+def _add_limits(serve: argparse.ArgumentParser) -> None:
+    """Adds the options that bound work and memory, and those of models and logs."""
     for name, default, what in (
         ("slots", 16, "sequences that are decoded at once, per model"),
         ("queue", 256, "sequences that wait; more are refused with status 429"),

@@ -62,6 +62,13 @@ def _add_generate(verbs: Verbs) -> None:
         metavar="N",
         help="maximum number of new tokens (500)",
     )
+    _add_sampling(generate)
+    _add_decoding(generate)
+    _add_no_bos(generate, "the prompt")
+
+
+def _add_sampling(generate: argparse.ArgumentParser) -> None:
+    """Adds the options that choose tokens and end the text."""
     generate.add_argument(
         "--temperature",
         type=float,
@@ -126,6 +133,10 @@ def _add_generate(verbs: Verbs) -> None:
         metavar="TEXT",
         help="stop sequence: the output ends before this text; can be repeated",
     )
+
+
+def _add_decoding(generate: argparse.ArgumentParser) -> None:
+    """Adds the options for showing probabilities, beam search and speed."""
     generate.add_argument(
         "--show-probs",
         type=int,
@@ -165,7 +176,6 @@ def _add_generate(verbs: Verbs) -> None:
     generate.add_argument(
         "--speed", action="store_true", help="print tokens per second after each text"
     )
-    _add_no_bos(generate, "the prompt")
 
 
 def _add_eval(verbs: Verbs) -> None:
