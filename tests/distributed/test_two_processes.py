@@ -266,6 +266,27 @@ def test_a_signal_ends_all_ranks_after_a_save(place: Path) -> None:
 
 
 @pytest.mark.slow
+def test_one_rank_alone_asks_for_a_save_and_for_an_end(place: Path) -> None:
+    """Rank 1's clock makes a save due after step 5, and rank 1 alone gets a signal in step 9: both
+    ranks save and stop together.
+    """
+    script = [str(Path(__file__).parent / "lopsided.py")]
+    longer = [*TINY, "--train.save_every", "100", "--steps", "30"]
+    done = lmsmith(place, "train", "text.txt", *longer, "--out", "run", n=2, script=script)
+    assert (place / "run").exists(), done.stderr[-3000:]
+    summary = json.loads((place / "run" / "summary.json").read_text(encoding="utf-8"))
+    found = (summary["finished"], summary["signal"], summary["steps"])
+    assert found == ("signal", "SIGTERM", 9), done.stderr[-3000:]
+    assert sorted(path.name for path in (place / "run" / "checkpoints").iterdir()) == [
+        "step-00000005",
+        "step-00000009",
+    ]
+    done = lmsmith(place, "resume", "run", n=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    same(losses(place / "run"), losses(trained(place, "alone", "--steps", "30")), 1e-11)
+
+
+@pytest.mark.slow
 def test_a_lost_process_is_restarted_and_the_run_continues(place: Path) -> None:
     """torchrun's --max-restarts: one of the two is killed after the first save. The weights equal
     those of an undisturbed run.
