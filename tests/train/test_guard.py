@@ -329,9 +329,7 @@ def test_out_of_memory_after_gradients_were_added(
     assert failed
     assert replica.rows_at_once == 2
     for name, weight in plain.context.replica.weights(copy=False).items():
-        torch.testing.assert_close(
-            replica.weights(copy=False)[name], weight, rtol=1e-9, atol=1e-12
-        )
+        torch.testing.assert_close(replica.weights(copy=False)[name], weight, rtol=1e-9, atol=1e-12)
 
 
 def test_out_of_memory_with_one_row_is_an_error(

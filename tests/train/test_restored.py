@@ -53,7 +53,9 @@ def test_best_weights_from_before_the_checkpoint(
     assert again.restore(without_hooks=["StopAt"])
     assert again.state.step == stop
     assert again.go()["best_step"] == 10
-    (found, content), (wanted, _) = (load_model(run.context.run / "model") for run in (again, oracle))
+    (found, content), (wanted, _) = (
+        load_model(run.context.run / "model") for run in (again, oracle)
+    )
     assert content["step"] == 10
     assert same(found, wanted)
     assert not same(found, again.context.replica.weights(copy=False))

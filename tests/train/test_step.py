@@ -202,8 +202,6 @@ def test_each_rank_draws_its_own_dropout_masks(config: RunConfig, corpus: Corpus
         torch.manual_seed(dropout_seed(oracle.config.train.seed, 5, rank))
         batch = oracle.batches.rows(5)
         logits = oracle.model.train()(torch.from_numpy(batch.inputs)).flatten(0, 1)
-        expected.append(
-            F.cross_entropy(logits, torch.from_numpy(batch.targets).flatten()).item()
-        )
+        expected.append(F.cross_entropy(logits, torch.from_numpy(batch.targets).flatten()).item())
     assert found == pytest.approx(expected, rel=1e-9)
     assert found[0] != pytest.approx(found[1], rel=1e-3)
