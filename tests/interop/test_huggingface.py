@@ -250,7 +250,8 @@ def test_every_setting_gives_the_same_logits_or_is_refused_by_name(
     assert ("window" in refused) == (name == "gpt2")  # others have it
     for changes, why in dismissed:
         assert any(f"model.{changed}" in why for changed in changes)
-    rotary = {n for n, _ in settings_of(GPTConfig) if n.startswith("rope_")} - {"rope_base"}
+    rotary = {n for n, _ in settings_of(GPTConfig) if n.startswith("rope_")}
+    rotary -= {"rope_base", "rope_scaling"}
     need_others = {"ngram_dropout"} | (rotary if name == "gpt2" else {"rope_fraction"})
     not_tried = {"kind", "d_model", "context_length", "vocab_size"}
     assert {n for n, _ in settings_of(GPTConfig)} - tried == need_others | not_tried
