@@ -18,6 +18,7 @@ from lmsmith.data.batches.rows import Rows
 from lmsmith.data.batches.windows import Batches
 from lmsmith.loss import summed_cross_entropy
 from lmsmith.models.gpt import GPT
+from lmsmith.optim.scaling import GradientScale
 from lmsmith.targets import IGNORED
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
@@ -57,10 +58,11 @@ def _weights(model: GPT) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def _trained(config: RunConfig, n: int) -> tuple[Tensor, list[list[float]]]:
-    """The weights and the numbers of `n` steps on padded rows."""
+def _trained(config: RunConfig, n: int, scale: float = 1.0) -> tuple[Tensor, list[list[float]]]:
+    """The weights and the numbers of `n` steps on padded rows, with a loss scale."""
     model = small_model("gpt2")
     replica = Replica(model, config)
+    replica.scale = GradientScale(scale != 1, scale)
     batches = Rows(_documents(), 0, context_length=T, batch_size=6, seed=3)
     numbers = [train_step(replica, batches, step, N_STEPS) for step in range(n)]
     return _weights(model), [list(step.values()) for step in numbers]
@@ -70,11 +72,12 @@ def _trained(config: RunConfig, n: int) -> tuple[Tensor, list[list[float]]]:
     "training step", "loss, clipping, schedule, AdamW on padded rows; a plain loop", bound=1e-9
 )
 def training_step() -> float:
-    """With micro-batches of 6, 4 and 1 rows: averages over micro-batches would differ."""
+    """With micro-batches of 6, 4 and 1 rows: averages over micro-batches would differ. And with a
+    loss scale, as float16 has."""
     expected, losses = _plain_loop(5)
     worst = 0.0
-    for rows in (6, 4, 1):
-        found, numbers = _trained(_config(**{"train.micro_batch_size": rows}), 5)
+    for rows, scale in ((6, 1.0), (4, 2.0**16), (1, 1.0)):
+        found, numbers = _trained(_config(**{"train.micro_batch_size": rows}), 5, scale)
         worst = max(worst, relative(found, expected))
         worst = max(worst, relative([step[-2:] for step in numbers], losses))
     return worst
@@ -149,7 +152,7 @@ def determinism() -> float:
     found = []
     for _ in range(2):
         config = _config(**{"model.dropout": 0.2, "train.dtype": "float32"})
-        model = small_model("gpt2", torch.float32, dropout=0.2)
+        model = small_model("gpt2", torch.float32, dropout=0.2).train()
         replica = Replica(model, config)
         ids = random_ids(500).numpy().astype(np.uint16)
         batches = Batches(ids, context_length=T, batch_size=6, seed=3)
