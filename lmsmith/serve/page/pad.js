@@ -3,6 +3,7 @@
 let tokens = []; // {text, before, p, alternatives: [[text, p]]}; before: the text up to it
 let written = ''; // the continuation
 let chosen = -1;
+let pinned = false; // by a click: the pointer may cross other tokens on its way to an alternative
 
 const percent = (p) => (p >= 0.001 ? `${(100 * p).toFixed(1)} %` : '< 0.1 %');
 const visible = (text) => (text.trim() ? text : text.replaceAll(' ', '␣')).replaceAll('\n', '↵').replaceAll('\t', '→') || '(none)';
@@ -15,7 +16,7 @@ function drawToken(token, index) {
     'aria-label': `${visible(token.text)}, ${percent(token.p)}`,
     title: percent(token.p),
   });
-  made.onmouseenter = () => choose(index, false);
+  made.onmouseenter = () => { if (!pinned) choose(index, false); };
   made.onfocus = () => choose(index, false);
   made.onclick = () => choose(index, true);
   return made;
@@ -25,6 +26,7 @@ function choose(index, move) {
   const all = $('tokens').children;
   if (chosen >= 0 && all[chosen]) { all[chosen].tabIndex = -1; all[chosen].removeAttribute('aria-current'); }
   chosen = index;
+  pinned = move;
   const token = tokens[index];
   $('choices').hidden = !token;
   if (!token) return;
@@ -45,6 +47,7 @@ function replace(index, text, p) {
   tokens = [...tokens.slice(0, index), { text, before, p, alternatives }];
   written = before + text;
   redraw();
+  $('tokens').children[index].focus();
   proceed();
 }
 
@@ -75,6 +78,7 @@ async function proceed() {
     }
   });
   $('tokens').removeAttribute('aria-busy');
+  $('spoken').textContent = added;
 }
 
 $('tokens').onkeydown = (event) => {
