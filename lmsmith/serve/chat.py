@@ -14,13 +14,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from lmsmith.errors import LmsmithError
-from lmsmith.serve.answers import Choice, Generation, event_stream, in_reader
+from lmsmith.serve.answers import Choice, EventStream, Generation, in_reader
 from lmsmith.serve.errors import bad
 from lmsmith.serve.fields import Fields, kind_of
 from lmsmith.serve.json_response import JsonResponse, new_id
 from lmsmith.serve.models import Served
 from lmsmith.serve.pieces import Piece, Shown, as_text
-from lmsmith.serve.sampling import Common, Limits, read_common
+from lmsmith.serve.sampling import Common, Limits, check_reported, read_common
 from lmsmith.serve.scheduler import Scheduler
 from lmsmith.serve.structured import GrammarConstraint, Grammars, read_schema
 
@@ -73,6 +73,9 @@ def read(fields: Fields, served: Served, limits: Limits) -> ChatCompletion:
         max_tokens_names=("max_completion_tokens", "max_tokens"),
     )
     fields.done()
+    common = common.limited_to(room)
+    if logprobs:
+        check_reported(common.n * common.max_tokens * (1 + n_alternatives))
     constraint = None
     if schema is not None:
         if served.grammars is None:
@@ -84,7 +87,7 @@ def read(fields: Fields, served: Served, limits: Limits) -> ChatCompletion:
             return grammars.constraint(schema)
 
     stop = (*common.stop, *template.stop)
-    return ChatCompletion(common.limited_to(room), ids, stop, logprobs, constraint)
+    return ChatCompletion(common, ids, stop, logprobs, constraint)
 
 
 def _room(served: Served, ids: list[int], limits: Limits) -> int:
@@ -174,7 +177,7 @@ async def answer(
         "model": served.name,
     }
     if asked.common.stream:
-        return event_stream(_chunks(generation, asked, head), generation)
+        return EventStream(_chunks(generation, asked, head), generation)
     choices = await generation.choices(http)
     listed = []
     for i, choice in enumerate(choices):
@@ -210,7 +213,8 @@ def _choice(
         "finish_reason": choice.finish or None,
     }
     if asked.logprobs:
-        entry["logprobs"] = {"content": list(map(_token, choice.tokens)), "refusal": None}
+        of_text = [_token(token) for token in choice.tokens if not token.is_end]
+        entry["logprobs"] = {"content": of_text, "refusal": None}
     if asked.common.return_ids:
         entry["token_ids"] = list(choice.ids)
     return entry

@@ -7,6 +7,7 @@ of the weights on disk, times two for weights stored in 16 bits and kept as floa
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from lmsmith.serve.errors import ApiError, busy
 from lmsmith.serve.scheduler import Scheduler
 from lmsmith.serve.structured import Grammars
 from lmsmith.serve.templates import Template, has_template, template_for
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -104,6 +107,9 @@ class Models:
         """Loads the first model, before the server starts. Raises the errors of `load`."""
         served = next(iter(self._by_name.values()))
         self._load(served)
+        began = time.monotonic()
+        self._scheduler.warm_up(served.writer).result()
+        _log_ready(served, began)
         return served
 
     def known(self, name: str) -> Served:
@@ -128,6 +134,9 @@ class Models:
                     await self._make_room(served)
                     loop = asyncio.get_running_loop()
                     await loop.run_in_executor(self._loader, self._load, served)
+                    began = time.monotonic()
+                    await asyncio.wrap_future(self._scheduler.warm_up(served.writer))
+                    _log_ready(served, began)
         return served
 
     @property
@@ -135,10 +144,12 @@ class Models:
         return sum(served.loaded is not None for served in self._by_name.values())
 
     def _load(self, served: Served) -> None:
+        began = time.monotonic()
         writer, _ = TextModel.load(served.folder, self._weights, self._draft)
         template = template_for(writer, model_folder(served.folder))
         served.loaded, served.template = writer, template
         served.last_used = time.monotonic()
+        log.info("model %s: loaded in %.1f s", served.name, served.last_used - began)
 
     async def _make_room(self, new: Served) -> None:
         """Drops models that nobody uses, the longest unused first, until `new` fits."""
@@ -155,3 +166,9 @@ class Models:
             await asyncio.wrap_future(self._scheduler.forget(writer))
         if loaded and sum(each.n_bytes for each in loaded) + new.n_bytes > self._max_bytes:
             raise busy("the memory for models is full and the loaded ones are in use.", 5)
+
+
+def _log_ready(served: Served, began: float) -> None:
+    seconds = time.monotonic() - began
+    first = " (the first start compiles; later ones load the result)" if seconds > 5 else ""
+    log.info("model %s: ready %.1f s later%s", served.name, seconds, first)

@@ -159,8 +159,8 @@ class Scheduler:
             self._wake.notify()
         return future
 
-    def warm_up(self, writer: TextModel) -> None:
-        """Creates a model's engine, and loads its compiled functions."""
+    def warm_up(self, writer: TextModel) -> Future[Any]:
+        """Creates a model's engine, and compiles its functions or loads them from Numba's cache."""
 
         def run() -> None:
             engine = self._lane(writer).engine
@@ -168,7 +168,7 @@ class Scheduler:
             while engine.busy:
                 engine.step()
 
-        self.call(run).result()
+        return self.call(run)
 
     def forget(self, writer: TextModel) -> Future[Any]:
         """Drops the engine of a model that has no jobs, to free its memory."""

@@ -6,12 +6,12 @@ let chosen = -1;
 let pinned = false; // by a click: the pointer may cross other tokens on its way to an alternative
 
 const percent = (p) => (p >= 0.001 ? `${(100 * p).toFixed(1)} %` : '< 0.1 %');
-const visible = (text) => (text.trim() ? text : text.replaceAll(' ', '␣')).replaceAll('\n', '↵').replaceAll('\t', '→') || '(none)';
+const visible = (text) => (text.trim() ? text : text.replaceAll(' ', '␣')).replaceAll('\n', '↵').replaceAll('\t', '→') || 'end of the text';
 const shade = (p) => `p${[0.05, 0.15, 0.35, 0.7].filter((limit) => p >= limit).length}`;
 
 function drawToken(token, index) {
   const text = token.text.startsWith('bytes:') ? '' : token.text;
-  const made = element('span', text || '·', {
+  const made = element('span', text || (token.text ? '·' : '∎'), {
     class: shade(token.p), tabindex: index === Math.max(0, chosen) ? '0' : '-1', role: 'button',
     'aria-label': `${visible(token.text)}, ${percent(token.p)}`,
     title: percent(token.p),
@@ -33,7 +33,7 @@ function choose(index, move) {
   all[index].tabIndex = 0;
   all[index].setAttribute('aria-current', 'true');
   const label = element('span', `${visible(token.text)} ${percent(token.p)}. Instead:`);
-  $('choices').replaceChildren(label, ...token.alternatives.filter(([text]) => text !== token.text && !text.startsWith('bytes:')).map(([text, p]) => {
+  $('choices').replaceChildren(label, ...token.alternatives.filter(([text]) => text && text !== token.text && !text.startsWith('bytes:')).map(([text, p]) => {
     const button = element('button', `${visible(text)} ${percent(p)}`, { type: 'button' });
     button.onclick = () => replace(index, text, p);
     return button;
