@@ -4,6 +4,7 @@ options.py      the options of the command; server.py starts and stops the serve
 app.py          the routes; guard.py checks each request before them
 fields.py       reads and checks the fields of a JSON body; sampling.py: those of both endpoints
 completions.py  /v1/completions; chat.py: /v1/chat/completions; answers.py: what both share
+backlog.py      bounds the memory of pieces that clients have not read yet
 scoring.py      log-probabilities of the tokens of a prompt
 templates.py    messages -> the ids of a prompt
 structured.py   response_format: constrained decoding

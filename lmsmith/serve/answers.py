@@ -74,10 +74,10 @@ class Generation:
         client: str,
         report: bool = False,
         score: bool = False,
-        constraint: Callable[[], Constraint] | None = None,
+        constraints: Sequence[Constraint] = (),
     ) -> None:
         """`report`: with each token's log-probability and bytes. `score`: the log-probability
-        alone. `constraint`: makes one for each sequence.
+        alone. `constraints`: one for each sequence, or none.
         """
         self._scheduler = scheduler
         self._pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
@@ -97,7 +97,7 @@ class Generation:
                     index,
                     writer.ends,
                     report or score,
-                    constraint() if constraint else None,
+                    constraints[len(self._jobs)] if constraints else None,
                 )
                 self._jobs.append(
                     Job(

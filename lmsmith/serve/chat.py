@@ -6,7 +6,7 @@ refused by name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ class ChatCompletion:
     ids: list[int]
     stop: tuple[str, ...]
     logprobs: bool
-    constraint: Callable[[], GrammarConstraint] | None
+    constraints: Sequence[GrammarConstraint]  # one per choice, or none
 
 
 def read(fields: Fields, served: Served, limits: Limits) -> ChatCompletion:
@@ -76,18 +76,13 @@ def read(fields: Fields, served: Served, limits: Limits) -> ChatCompletion:
     common = common.limited_to(room)
     if logprobs:
         check_reported(common.n * common.max_tokens * (1 + n_alternatives))
-    constraint = None
+    constraints: list[GrammarConstraint] = []
     if schema is not None:
         if served.grammars is None:
             served.grammars = Grammars(served.writer)
-        grammars = served.grammars
-        grammars.constraint(schema)  # raises now, not while the answer is written
-
-        def constraint() -> GrammarConstraint:
-            return grammars.constraint(schema)
-
+        constraints = served.grammars.constraints(schema, common.n)
     stop = (*common.stop, *template.stop)
-    return ChatCompletion(common, ids, stop, logprobs, constraint)
+    return ChatCompletion(common, ids, stop, logprobs, constraints)
 
 
 def _room(served: Served, ids: list[int], limits: Limits) -> int:
@@ -167,7 +162,7 @@ async def answer(
         stop=asked.stop,
         client=f"{client} {asked.common.user}",
         report=asked.logprobs,
-        constraint=asked.constraint,
+        constraints=asked.constraints,
     )
     kind = "chat.completion.chunk" if asked.common.stream else "chat.completion"
     head = {

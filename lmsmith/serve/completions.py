@@ -8,6 +8,7 @@ model's begin token; ids are read as they are. With `seed`, choice i is sample i
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,8 @@ def read(fields: Fields, writer: TextModel, limits: Limits) -> Completion:
     only_prompt = echo and _is_id(fields.any("max_tokens")) and fields.any("max_tokens") == 0
     if only_prompt:
         fields = fields.without("max_tokens")
+        if fields.flag("stream"):
+            raise bad("max_tokens = 0 does not go together with stream.", "stream")
     common = read_common(
         fields,
         writer,
@@ -196,7 +199,7 @@ def _only_prompt(
             choices.append(_choice(choice, len(choices), asked, asked.prompts[p], text, shown))
     n = sum(map(len, asked.prompts))
     usage = {"prompt_tokens": n, "completion_tokens": 0, "total_tokens": n}
-    return JsonResponse({**head, "created": 0, "choices": choices, "usage": usage})
+    return JsonResponse({**head, "created": int(time.time()), "choices": choices, "usage": usage})
 
 
 def _choice(

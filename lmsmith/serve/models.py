@@ -7,9 +7,10 @@ of the weights on disk, times two for weights stored in 16 bits and kept as floa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class Served:
     template: Template | None = None
     grammars: Grammars | None = None  # made when an answer is first constrained
     last_used: float = 0.0
+    n_users: int = 0  # requests that are being read or answered; scheduled ones besides
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -124,8 +126,19 @@ class Models:
             )
         return self._by_name[name]
 
-    async def get(self, name: str) -> Served:
-        """A model by name, loaded. Raises ApiError, LmsmithError."""
+    @contextlib.asynccontextmanager
+    async def using(self, name: str) -> AsyncIterator[Served]:
+        """A model by name, loaded; it is kept until the end of the context, and as long as jobs
+        of it wait or run. Raises ApiError, LmsmithError.
+        """
+        served = await self._get(name)
+        served.n_users += 1
+        try:
+            yield served
+        finally:
+            served.n_users -= 1
+
+    async def _get(self, name: str) -> Served:
         served = self.known(name)
         async with served.lock:
             served.last_used = time.monotonic()
@@ -159,7 +172,7 @@ class Models:
         for old in sorted(loaded, key=lambda each: each.last_used):
             if sum(each.n_bytes for each in loaded) + new.n_bytes <= self._max_bytes:
                 return
-            if self._scheduler.is_used(old.writer) or old.lock.locked():
+            if old.n_users or old.lock.locked() or self._scheduler.is_used(old.writer):
                 continue
             writer, old.loaded, old.grammars = old.writer, None, None
             loaded.remove(old)

@@ -85,7 +85,8 @@ def serving(runs: list[Path], **options: Any) -> Iterator[Server]:
     of_scheduler = {name: options.pop(name) for name in names if name in options}
     metrics = Metrics()
     scheduler = Scheduler(metrics=metrics, **of_scheduler)
-    models = Models(runs, scheduler, max_bytes=options.pop("max_bytes", None))
+    of_models = {name: options.pop(name) for name in ("max_bytes", "draft") if name in options}
+    models = Models(runs, scheduler, **of_models)
     scheduler.start()
     models.load_first()
     state = Serving(models, scheduler, metrics, limits, **options)

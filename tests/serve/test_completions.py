@@ -240,3 +240,35 @@ def test_models_are_dropped_when_another_needs_their_memory(folder: Any) -> None
             assert server.complete(model=name, prompt="A", max_tokens=2).status == 200
             assert models.n_loaded == 1
             assert models.all[name].loaded is not None
+
+
+def test_a_model_is_not_dropped_between_a_request_and_its_answer(folder: Any) -> None:
+    """Two models take turns in memory for one. A request may have to wait (429), and nothing else
+    goes wrong.
+    """
+    from running import serving
+
+    found: list[tuple[int, bytes]] = []
+    with serving([folder / "run", folder / "ngram"], max_bytes=1) as server:
+
+        def ask(name: str) -> None:
+            for i in range(12):
+                chat = i % 2 == 0
+                answer = (server.chat if chat else server.complete)(
+                    **{"model": name, "max_tokens": 1}, **({} if chat else {"prompt": "A"})
+                )
+                found.append((answer.status, answer.body))
+
+        threads = [threading.Thread(target=ask, args=(name,)) for name in ("run", "ngram") * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert server.serving.models.n_loaded == len(server.serving.scheduler._lanes) == 1
+    assert {status for status, _ in found} <= {200, 429}, found
+
+
+def test_a_long_prompt_is_not_scored_by_a_model_without_a_context(server: Server) -> None:
+    answer = server.complete(model="ngram", prompt=[1] * 10_000, echo=True, logprobs=0)
+    assert answer.error["code"] == "context_length_exceeded"
+    assert server.complete(prompt="A", echo=True, max_tokens=0, stream=True).status == 400
