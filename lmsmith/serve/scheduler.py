@@ -26,6 +26,7 @@ from typing import Any
 
 from lmsmith.generate.decode import unused_tokens
 from lmsmith.generate.engine import Engine, Request, Token
+from lmsmith.generate.sampling import Sampling
 from lmsmith.generate.text_model import TextModel
 from lmsmith.serve.errors import ApiError, bad, busy
 from lmsmith.serve.metrics import Metrics
@@ -160,11 +161,15 @@ class Scheduler:
         return future
 
     def warm_up(self, writer: TextModel) -> Future[Any]:
-        """Creates a model's engine, and compiles its functions or loads them from Numba's cache."""
+        """Creates a model's engine, and compiles what a request needs or loads it from Numba's
+        cache: the tokenizer, the decoder, sampling, and the report of log-probabilities.
+        """
 
         def run() -> None:
             engine = self._lane(writer).engine
-            engine.submit(Request([next(iter(writer.ends), 0)], 2))
+            writer.encode("a")
+            sampling = Sampling(n_alternatives=1)
+            engine.submit(Request([0], 3, sampling, log_probabilities=True))
             while engine.busy:
                 engine.step()
 
