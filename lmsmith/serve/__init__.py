@@ -9,7 +9,8 @@ scoring.py      log-probabilities of the tokens of a prompt
 templates.py    messages -> the ids of a prompt
 structured.py   response_format: constrained decoding
 models.py       models by name, loaded when they are first asked for
-scheduler.py    one thread that steps all engines; pieces.py: tokens -> pieces of text
+scheduler.py    one thread that steps all engines; jobs.py: what it runs
+pieces.py       tokens -> pieces of text
 protocol.py     HTTP with time limits for slow clients
 metrics.py      counters in Prometheus' text format
 page.py         the page at /, from the files in page/

@@ -24,9 +24,10 @@ from lmsmith.generate.text_model import TextModel
 from lmsmith.serve import errors
 from lmsmith.serve.backlog import Backlog
 from lmsmith.serve.errors import ApiError
+from lmsmith.serve.jobs import Job
 from lmsmith.serve.pieces import Piece, Pieces, Shown
 from lmsmith.serve.sampling import Common, Limits
-from lmsmith.serve.scheduler import Job, Scheduler
+from lmsmith.serve.scheduler import Scheduler
 from lmsmith.strict_json import to_json
 
 _BACKLOG = Backlog()
