@@ -60,6 +60,8 @@ def test_the_files_agree() -> None:
     assert min(grace, int(unit()["TimeoutStopSec"])) > Options([Path("x")]).drain_seconds
     copied = {name for word, rest in dockerfile() if word == "COPY" for name in rest.split()[:-1]}
     assert all((ROOT / name).exists() for name in copied)
+    kept = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {line[1:] for line in kept if line.startswith("!")} == copied
     assert f"/var/cache/{unit()['CacheDirectory']}" == unit()["Environment"].split("=")[1]
 
 
