@@ -29,7 +29,7 @@ from lmsmith.generate.text_model import TextModel
 from lmsmith.serve.errors import ApiError, bad, busy
 from lmsmith.serve.jobs import Job, Lane
 from lmsmith.serve.metrics import Metrics
-from lmsmith.serve.pieces import Piece
+from lmsmith.serve.pieces import Piece, bytes_of
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +133,7 @@ class Scheduler:
         def run() -> None:
             engine = self._lane(writer).engine
             writer.encode("a")
+            bytes_of(writer.tokenizer, 0)
             sampling = Sampling(n_alternatives=1)
             engine.submit(Request([0], 3, sampling, log_probabilities=True))
             while engine.busy:
