@@ -91,6 +91,7 @@ def read_config(file: GgufFile) -> GPTConfig:
         if setting not in ours:
             key = architecture.sizes[setting]
             raise CheckpointError(f"{file.path} has no {name}.{key}: it is not complete.")
+    ours |= {"n_head_per_kv": 1}  # also without attention.head_count_kv
     ours["vocab_size"] = _rows(file, "token_embd.weight")
     ours["tied_head"] = "output.weight" not in file.tensors
     if name == "gpt2":

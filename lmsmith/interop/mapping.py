@@ -262,9 +262,8 @@ def difference(name: str, value: Any, allowed: Iterable[Any]) -> str:
 
 def derived(config: GPTConfig) -> GPTConfig:
     """The same model, with "auto" for the settings whose value is the automatic one."""
-    changes: dict[str, Any] = {}
-    if config.n_kv == config.n_head:
-        changes["n_kv_head"] = 0
+    grouped = config.n_kv != config.n_head
+    changes: dict[str, Any] = {"n_kv_head": config.n_kv * grouped, "n_head_per_kv": 1}
     if config.d_head * config.n_head == config.d_model:
         changes["d_head"] = 0
     if config.attention_biases == ("all" if config.bias else "none"):

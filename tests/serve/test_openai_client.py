@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,17 +9,15 @@ import pytest
 pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
 pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
 
+from other_versions import python_with
 from running import serving
 
 from lmsmith.api import LM
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "interop"))
-from other_versions import python_with
-
 
 @pytest.mark.slow
 def test_every_call_of_openais_client(request: pytest.FixtureRequest, folder: Path, lm: LM) -> None:
-    python = python_with("openai>=1.50", request.config.cache.mkdir("environments"))
+    python = python_with("openai", request)
     with serving([folder / "run"], api_key="key") as server:
         url = f"http://127.0.0.1:{server.port}/v1"
         script = Path(__file__).with_name("openai_client.py")
