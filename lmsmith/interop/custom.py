@@ -97,8 +97,8 @@ def needed_for(config: ModelConfig) -> CustomCode | None:
     if custom is None:
         raise ConfigError(
             f"transformers cannot compute a model of kind {config.kind}: only Transformers "
-            "(--preset modern, llama, qwen3, gpt2) and recurrent networks (--preset rnn, gru, lstm) "
-            "can be exported."
+            "(--preset modern, llama, qwen3, gpt2) and recurrent networks (--preset rnn, gru, "
+            "lstm) can be exported."
         )
     unknown = unknown_settings(custom, config)
     if unknown:
