@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
 pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
 
 from conftest import TEXT, TINY
+from other_versions import python_with
 from running import serving
 
 import lmsmith
 from lmsmith.train.hooks import sample
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "interop"))
-from other_versions import python_with
 
 N = 8
 TASKS = ("hellaswag", "piqa", "lambada")
@@ -89,7 +86,7 @@ def write_tasks(ours: Any, folder: Path) -> None:
 def test_the_harness_gets_the_numbers_of_lmsmith_eval(
     request: pytest.FixtureRequest, lm: lmsmith.LM, test_data: Path, tmp_path: Path, batch: str
 ) -> None:
-    python = python_with("lm-eval[api]==0.4.9.1", request.config.cache.mkdir("environments"))
+    python = python_with("lm-eval", request)
     options: dict[str, Any] = {"task_data": test_data / "tasks", "limit": N, "bos": False}
     ours = lmsmith.evaluate(lm, tasks=TASKS, **options)
     assert not any(result.n_cut for result in ours)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,16 @@ pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
 pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
 pytest.importorskip("llguidance", reason="lmsmith[serve] is not installed")
 
+from other_versions import python_with
 from running import serving
 
 import lmsmith
 from lmsmith.api import LM
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "interop"))
-from other_versions import python_with
-
 
 @pytest.mark.slow
 def test_every_call_of_openais_client(request: pytest.FixtureRequest, folder: Path, lm: LM) -> None:
-    python = python_with("openai>=1.92", request.config.cache.mkdir("environments"))
+    python = python_with("openai", request)
     runs = [folder / name for name in ("run", "ngram", "gru")]
     with serving(runs, api_key="key") as server:
         url = f"http://127.0.0.1:{server.port}/v1"
