@@ -77,11 +77,16 @@ def run_tasks(
     ConfigError for an unknown task and for numbers out of range, DataError for items that cannot
     be read.
     """
+    check_numbers(limit, shots)
+    return run_loaded(subject, load_tasks(names, folder), limit=limit, shots=shots, seed=seed)
+
+
+def check_numbers(limit: int | None, shots: int) -> None:
+    """Raises ConfigError for numbers out of range."""
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit}: expected 1 or more items.")
     if shots < 0:
         raise ConfigError(f"shots = {shots}: expected 0 or more examples.")
-    return run_loaded(subject, load_tasks(names, folder), limit=limit, shots=shots, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,9 @@ def _score(
         start += len(some)
         cut = max(n_cut(pair, subject.model.context_length) for pair in some)
         grade = task.grade(item, own)
-        graded.append(Graded(index, item, grade, tuple(own), n_cut=cut, where=places[index]))
+        graded.append(
+            Graded(index, item, grade, tuple(own), n_cut=cut, where=places[index], task=task.name)
+        )
     return graded
 
 
@@ -225,7 +232,15 @@ def _generate(
         cuts.append(max(0, len(ids) - room))
     texts = subject.write(prompts, task.max_tokens, task.stop)
     return [
-        Graded(index, item, task.grade_text(item, text), text=text, n_cut=cut, where=places[index])
+        Graded(
+            index,
+            item,
+            task.grade_text(item, text),
+            text=text,
+            n_cut=cut,
+            where=places[index],
+            task=task.name,
+        )
         for index, (item, text, cut) in enumerate(zip(items, texts, cuts, strict=True))
     ]
 

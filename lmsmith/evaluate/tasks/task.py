@@ -189,10 +189,19 @@ class Graded:
     n_cut: int = 0
     """Tokens that did not fit into the model's context and were cut from the left."""
     where: str = ""
+    task: str = ""
+    """The task's name; in a suite, that of the part."""
+
+    @property
+    def correct(self) -> bool | None:
+        """The first of the grades, acc or exact_match; None if it is neither 0 nor 1."""
+        first = next(iter(self.grade.values()))
+        return bool(first) if first in (0, 1) else None
 
     def as_dict(self) -> dict[str, Any]:
         """What the per-item file holds."""
-        found: dict[str, Any] = {"index": self.index, "where": self.where, **self.grade}
+        found: dict[str, Any] = {"item": self.index, "correct": self.correct}
+        found |= {"index": self.index, "where": self.where, **self.grade}
         if self.answers:
             found |= {
                 "gold": self.item.gold,
