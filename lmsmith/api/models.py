@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from lmsmith.api.generation import SpecialTokens
 from lmsmith.api.lm import LM, Weights, load
 from lmsmith.api.run import Folder, Run, paths
-from lmsmith.api.tasks import TaskResults, check_together, run_harness, score_and_write
+from lmsmith.api.tasks import (
+    TaskResults,
+    check_places,
+    check_together,
+    run_harness,
+    score_and_write,
+)
 from lmsmith.api.tasks import run as run_tasks
 from lmsmith.errors import UsageError
 
@@ -83,6 +89,7 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
     if asked is None and text is None and not bos:
         raise UsageError("bos=False applies to `text`, and there is no text: pass text=FILE.")
     check_together(text, asked, limit, shots, task_data, per_item, per_document, stride, bos)
+    check_places(per_item, per_document)
     if isinstance(model, LM) and weights != "fp32":
         raise UsageError(
             f"weights = {weights!r} applies when a model is loaded: pass the run's folder, or "

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsmith.errors import UsageError
+from lmsmith.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from lmsmith.api.lm import LM
@@ -187,6 +187,21 @@ def score_and_write(lm: LM, sources: Sequence[str], place: Path, options: dict[s
     score, lines = score_each_document(lm.model, lm.tokenizer, sources, **options)
     atomic.write(place, "".join(to_json(line) + "\n" for line in lines))
     return score
+
+
+def check_places(*places: Any) -> None:
+    """Raises UsageError or StorageError for a file that cannot be written, before any work."""
+    import errno
+
+    from lmsmith import atomic
+
+    for place in [Path(place) for place in places if place is not None]:
+        if place.is_dir():
+            raise UsageError(
+                f"{place} is a folder: name the file to write, such as {place / 'scores.jsonl'}."
+            )
+        if not place.parent.is_dir():
+            raise StorageError(atomic.explain(FileNotFoundError(errno.ENOENT, ""), place))
 
 
 def check_together(

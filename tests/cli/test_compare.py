@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import shutil
 from pathlib import Path
 
@@ -110,9 +111,10 @@ def test_tasks_on_several_runs(lmsmith: Lmsmith, run: Path) -> None:
     shutil.copytree(run, lmsmith.cwd / "same")
     done = lmsmith("train", "book.txt", *("--steps", 2, "--seed", 5, "--out", "other"), *TINY)
     assert done.status == 0, done.err
+    draw = random.Random(0)
     rows = [
-        {"query": f"The cat {n}", "choices": [f"saw {n % 7}", f"hid {n % 5}"], "gold": n % 2}
-        for n in range(60)
+        {"query": "The", "choices": ["".join(draw.choices("tesh", k=4)) for _ in "ab"], "gold": 0}
+        for _ in range(60)
     ]
     (lmsmith.cwd / "piqa.jsonl").write_text("\n".join(map(json.dumps, rows)))
     asked = ("--tasks", "piqa", "--task-data", "piqa.jsonl", "--limit", 50)

@@ -100,6 +100,10 @@ class Task(ABC):
     what: ClassVar[str] = ""
     files: ClassVar[tuple[str, ...]] = ()
     """Patterns in the folder of task data; the first that matches is read."""
+    example_files: ClassVar[tuple[str, ...]] = ()
+    """Patterns for few-shot examples beside the items; without such files, examples are drawn from
+    the other items.
+    """
     corpus: ClassVar[str] = ""
     """The named corpus that holds the items where the user names no folder."""
     chance: ClassVar[float | None] = None
