@@ -1,5 +1,6 @@
 """Items of each task family, in each form of their files, and the numbers made from them."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -337,6 +338,12 @@ def test_core_on_a_small_bundle(subject: Subject, tmp_path: Path) -> None:
     """Each task and the mean of the centred accuracies against a plain computation."""
     pytest.importorskip("yaml")
     rows = core_bundle(tmp_path / "eval_bundle")
+    model: Any = copy.deepcopy(subject.model)
+    weight = (model.head or model.token_embedding).weight.data
+    letters = weight[ord("a") : ord("d")].clone()
+    weight.zero_()  # greedy decoding then writes letters that the items have
+    weight[ord("a") : ord("d")] = letters
+    subject = dataclasses.replace(subject, model=model)
     centred = []
     results = {
         place: run_tasks(subject, ["core"], folder=place)[0]
