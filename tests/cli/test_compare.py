@@ -113,7 +113,11 @@ def test_tasks_on_several_runs(lmsmith: Lmsmith, run: Path) -> None:
     assert done.status == 0, done.err
     draw = random.Random(0)
     rows = [
-        {"query": "The", "choices": ["".join(draw.choices("tesh", k=4)) for _ in "ab"], "gold": 0}
+        {
+            "query": "The cat saw it.",
+            "choices": ["".join(draw.choices("tesh", k=4)) for _ in "ab"],
+            "gold": 0,
+        }
         for _ in range(60)
     ]
     (lmsmith.cwd / "piqa.jsonl").write_text("\n".join(map(json.dumps, rows)))

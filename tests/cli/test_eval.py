@@ -257,3 +257,13 @@ def test_a_model_without_its_run_has_no_validation_text(lmsmith: Lmsmith, run: P
             "nats_per_token"
         ]
     )
+
+
+def test_a_run_without_its_tokenizer(lmsmith: Lmsmith, run: Path) -> None:
+    for file in [*run.glob("model/tokenizer*"), *run.glob("tokens/tokenizer*")]:
+        file.unlink()
+    for words in (["eval", "run"], ["eval", "run", "--tasks", "story_object"], ["generate", "run"]):
+        done = lmsmith(*words)
+        assert (done.status, done.out) == (1, "")
+        assert "run has no tokenizer" in done.err
+        assert "Traceback" not in done.err
