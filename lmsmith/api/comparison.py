@@ -148,12 +148,15 @@ def compare(
     Raises UsageError if there is nothing to compare, DataError for items that cannot be read, and
     the errors of `train`, `load` and `evaluate`.
     """
+    from lmsmith.api.tasks import check_tasks
     from lmsmith.evaluate.comparison import differences, read_text
     from lmsmith.report.comparison import check_output_path, compare_runs
 
     folders = [Path(path) for path in paths(runs)]
     sources = [] if train is None else paths(train)
     _check_together(tasks, items, limit, shots, task_data, len(folders), bool(sources))
+    if tasks:  # before anything is trained
+        check_tasks(tasks, limit, shots)
     on_text = _is_on_text(folders, text, sources, tasks, items)
     page = None if out is None else Path(out)
     if page and not (runs_out and page.parent == Path(runs_out)):  # training creates runs_out

@@ -129,6 +129,15 @@ def run_harness(
     return _written(TaskResults(found), per_item)
 
 
+def check_tasks(tasks: str | Sequence[str], limit: int | None, shots: int) -> None:
+    """Raises ConfigError for a task that does not exist and for numbers out of range."""
+    from lmsmith.evaluate.tasks.run import check_numbers, task_named
+
+    check_numbers(limit, shots)
+    for name in _names(tasks):
+        task_named(name)
+
+
 def run_on_each(
     runs: Sequence[Path],
     names: Sequence[str],
@@ -144,12 +153,15 @@ def run_on_each(
     Raises ConfigError, DataError; UsageError for a task without right and wrong answers.
     """
     from lmsmith.api.lm import load
-    from lmsmith.evaluate.tasks.run import check_numbers, load_tasks, run_loaded
+    from lmsmith.evaluate.tasks.run import load_tasks, run_loaded
     from lmsmith.generate.subject import subject_of
+    from lmsmith.run_folder import tokenizer_of
 
-    check_numbers(limit, shots)
+    for run in runs:  # an error of the last run appears before the first is evaluated
+        tokenizer_of(run)
     loaded = load_tasks(_names(tasks), folder)
-    items, notes = {}, []
+    items: dict[str, list[dict[str, Any]]] = {}
+    notes: list[str] = []
     for place, name in zip(runs, names, strict=True):
         subject = subject_of(load(place).writer)
         results = TaskResults(run_loaded(subject, loaded, limit=limit, shots=shots))
