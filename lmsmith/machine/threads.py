@@ -1,8 +1,9 @@
-"""Chooses the number of threads during a run: fewer while other programs keep cores busy.
+"""Chooses the number of threads of repeated work: fewer while other programs keep cores busy.
 
-The threads of a step wait for each other after each operation, some hundred times per step. When
-another program takes one of their cores, all wait for the one that does not run, and throughput
-falls to a quarter. A number of threads below the number of free cores avoids this.
+The work is a training step, or one token of generated text. Its threads wait for each other after
+each operation, some hundred times per step. When another program takes one of their cores, all wait
+for the one that does not run, and throughput falls to a quarter. A number of threads below the
+number of free cores avoids this.
 
 `ThreadChoice` decides only by measured step times. The load of other programs only determines when
 another number is worth a try. `docs/performance.md` has measurements.
@@ -12,6 +13,7 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +68,12 @@ class ThreadChoice:
         self._before, self.threads, self._trial = self.threads, wanted, []
         return Change(wanted, final=False)
 
+    def forget(self) -> None:
+        """Drops the times so far: the next steps have another size."""
+        self._times.clear()
+        if self._trial is not None:
+            self._trial, self.threads = None, self._before
+
     def refuse(self) -> int:
         """Ends a trial whose number of threads changes the results; returns the previous one."""
         self.refused.add(self.threads)
@@ -119,6 +127,32 @@ class OtherPrograms:
             return busy_seconds(text, here, os.sysconf("SC_CLK_TCK")), time.process_time()
         except (AttributeError, OSError, ValueError, IndexError):  # not Linux, or not readable
             return None
+
+
+class StepThreads:
+    """Sets the number of threads for each step of a decoder. Results must not depend on it."""
+
+    def __init__(self, most: int, use: Callable[[int], object]) -> None:
+        """`use`: sets the number of threads."""
+        self.choice = ThreadChoice(most)
+        self._use = use
+        self._others = OtherPrograms() if most > 1 else None
+        self._size = 0
+
+    def begin(self) -> float:
+        """Sets the threads for a step, and returns when it began."""
+        self._use(self.choice.threads)  # another decoder of this process may have set them
+        return time.monotonic()
+
+    def end(self, began: float, size: int) -> None:
+        """Records a step. `size`: its number of sequences."""
+        if self._others is None:
+            return
+        if size != self._size:  # steps of different sizes cannot be compared
+            self._size = size
+            self.choice.forget()
+        now = time.monotonic()
+        self.choice.add(now - began, now, self._others.cores())
 
 
 def busy_seconds(stat: str, cores: set[int], ticks: int) -> float:
