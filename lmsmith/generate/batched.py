@@ -98,6 +98,10 @@ class BatchedDecoder:
         self._host = torch.zeros(n_slots, 3, dtype=torch.int64, pin_memory=device.type == "cuda")
         self._forward: Callable[[int, int], Tensor] = self._logits
         if compiled:
+            # It is compiled for each number of rows and positions.
+            torch._dynamo.config.recompile_limit = max(
+                _MOST_SHAPES, torch._dynamo.config.recompile_limit
+            )
             self._forward = torch.compile(self._logits, fullgraph=True, dynamic=False)
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._reserve(1)
@@ -186,9 +190,7 @@ class BatchedDecoder:
             self._inputs.zero_()  # so that the steps of the warm-up change nothing
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
-            # torch.compile compiles the step for each shape.
-            limit = torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES)  # type: ignore[no-untyped-call]
-            with torch.cuda.stream(stream), limit:
+            with torch.cuda.stream(stream):
                 for _ in range(_WARM_UPS):
                     self._forward(rows, length)
             torch.cuda.current_stream().wait_stream(stream)

@@ -16,8 +16,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 CHECK_SECONDS = 0.5  # between measurements of other programs
+FIRST_CHECK_SECONDS = 0.1  # before the first one of a decoder: ten ticks of /proc/stat per core
 IGNORED_CORES = 0.3  # other programs may use this many cores without a change
 N_TRIED = 3  # steps in a trial, after one that does not count
 N_COMPARED = 8  # a trial is compared with at most this many of the latest steps
@@ -98,17 +100,20 @@ class ThreadChoice:
 class OtherPrograms:
     """Measures how many of this process's cores other programs keep busy (Linux)."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_seconds: float = CHECK_SECONDS) -> None:
+        """`first_seconds`: until the first measurement."""
         self._last = self._read()
         self._looked = time.monotonic()
+        self._wait = first_seconds
 
     def cores(self) -> float | None:
         """Returns the cores in use since the last call; None if that was less than CHECK_SECONDS
         ago, or if unknown.
         """
         now = time.monotonic()
-        if self._last is None or now - self._looked < CHECK_SECONDS:
+        if self._last is None or now - self._looked < self._wait:
             return None
+        self._wait = CHECK_SECONDS
         before, seconds = self._last, now - self._looked
         self._last, self._looked = self._read(), now
         if self._last is None:
@@ -130,13 +135,19 @@ class OtherPrograms:
 
 
 class StepThreads:
-    """Sets the number of threads for each step of a decoder. Results must not depend on it."""
+    """Sets the number of threads for each step of a decoder. Results must not depend on it.
+
+    A new decoder begins with the number that the last one of this process used.
+    """
+
+    _latest: ClassVar[dict[int, int]] = {}  # by the largest number
 
     def __init__(self, most: int, use: Callable[[int], object]) -> None:
         """`use`: sets the number of threads."""
         self.choice = ThreadChoice(most)
+        self.choice.threads = self._latest.get(most, most)
         self._use = use
-        self._others = OtherPrograms() if most > 1 else None
+        self._others = OtherPrograms(FIRST_CHECK_SECONDS) if most > 1 else None
         self._size = 0
 
     def begin(self) -> float:
@@ -152,7 +163,9 @@ class StepThreads:
             self._size = size
             self.choice.forget()
         now = time.monotonic()
-        self.choice.add(now - began, now, self._others.cores())
+        change = self.choice.add(now - began, now, self._others.cores())
+        if change and change.final:
+            self._latest[self.choice.most] = change.threads
 
 
 def busy_seconds(stat: str, cores: set[int], ticks: int) -> float:

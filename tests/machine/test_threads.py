@@ -156,6 +156,7 @@ def test_steps_of_another_size_are_not_compared(monkeypatch: pytest.MonkeyPatch)
     now = 0.0
     monkeypatch.setattr(lmsmith.machine.threads.time, "monotonic", lambda: now)
     monkeypatch.setattr(OtherPrograms, "cores", lambda self: 1.0)
+    monkeypatch.setattr(StepThreads, "_latest", {})
     threads = StepThreads(2, used.append)
     for size in [8] * 5 + [1] * 2:
         began = threads.begin()
@@ -170,6 +171,7 @@ def test_a_decoder_takes_fewer_threads_if_that_is_faster(monkeypatch: pytest.Mon
     now = 0.0
     monkeypatch.setattr(lmsmith.machine.threads.time, "monotonic", lambda: now)
     monkeypatch.setattr(OtherPrograms, "cores", lambda self: 1.0)
+    monkeypatch.setattr(StepThreads, "_latest", {})
     threads = StepThreads(2, used.append)
     for _ in range(20):
         began = threads.begin()
@@ -177,3 +179,4 @@ def test_a_decoder_takes_fewer_threads_if_that_is_faster(monkeypatch: pytest.Mon
         threads.end(began, 1)
     assert used[:3] == [2, 2, 2]
     assert used[-1] == threads.choice.threads == 1
+    assert StepThreads(2, used.append).choice.threads == 1  # the next decoder begins with it
