@@ -71,8 +71,9 @@ def test_slots_that_rest_keep_their_texts(name: str, small_cache: None) -> None:
             n_read[s] += 1
 
 
-def test_a_copied_and_a_freed_slot(small_cache: None) -> None:
-    model = model_of(VARIANTS["window"])
+@pytest.mark.parametrize("name", ["modern", "window"])
+def test_a_copied_and_a_freed_slot(name: str, small_cache: None) -> None:
+    model = model_of(VARIANTS[name])
     one, other, *_ = random_texts()
     decoder = BatchedDecoder(model, 3)
     decoder.prefill(0, one[:20])
