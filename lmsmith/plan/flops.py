@@ -1,10 +1,10 @@
 """Counts the floating-point operations of a training step: forward, backward, optimizer, by part.
 
-A product of (m, k) and (k, n) counts 2 m k n, as in `torch.utils.flop_counter`. The backward pass of
-a product computes two products of the same size: the gradients of both factors. With frozen weights
-(LoRA) it computes one. Activation checkpointing repeats the forward pass of the blocks.
+A product of (m, k) and (k, n) counts 2 m k n, as in `torch.utils.flop_counter`. The backward pass
+of a product computes two products of the same size: the gradients of both factors. With frozen
+weights (LoRA) it computes one. Activation checkpointing repeats the forward pass of the blocks.
 
-Operations on single numbers (norms, activations, softmax) count zero, here and in PyTorch's counter.
+Operations on single numbers (norms, activations, softmax) count zero, as in PyTorch's counter.
 The optimizer's are listed apart: AdamW costs about 15 per parameter. Muon also multiplies matrices.
 """
 
