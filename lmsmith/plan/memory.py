@@ -152,9 +152,9 @@ def _muon(config: RunConfig, group: list[Parameter]) -> float:
         matrix = ".".join(parameter.name.split(".")[2:4])
         n_out, n_in = parameter.shape
         rows = [n_out]
-        if isinstance(model, GPTConfig) and "lora" not in parameter.name:
-            if matrix in ("attention.qkv", "feed_forward.up"):
-                rows = list(maps_of(model, matrix).values())
+        fused = matrix in ("attention.qkv", "feed_forward.up") and "lora" not in parameter.name
+        if isinstance(model, GPTConfig) and fused:
+            rows = list(maps_of(model, matrix).values())
         for each in rows:
             shape = (min(each, n_in), max(each, n_in))
             shapes[shape] = shapes.get(shape, 0) + 1

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from lmsmith.config import RunConfig
 from lmsmith.models.gpt_config import GPTConfig
-from lmsmith.models.gpt_costs import BLOCK, blocks, shapes
+from lmsmith.models.gpt_costs import blocks, shapes
 from lmsmith.plan.parameters import adapted
 from lmsmith.plan.tape import Tape, Tensor
 
@@ -425,6 +425,3 @@ class _Writer:
             weights=head * learned,
             temporary_backward=head * (setup.mixed),
         )
-
-
-__all__ = ["BLOCK", "Setup", "loss_chunk", "write_tape"]
