@@ -90,6 +90,11 @@ class Plan:
     def fits(self) -> bool:
         return self.memory.n_bytes <= self.device.memory
 
+    def __str__(self) -> str:
+        from lmsmith.plan.show import show
+
+        return show(self)
+
     def as_dict(self) -> dict[str, Any]:
         """All numbers, for JSON."""
         model = self.config.neural
