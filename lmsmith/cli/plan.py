@@ -57,6 +57,9 @@ def add(verbs: Verbs) -> None:
     output.add_argument(
         "--devices-list", action="store_true", help="list the accelerators and their sources"
     )
+    output.add_argument(
+        "--published", action="store_true", help="what the plan predicts for published runs"
+    )
     if verbs.is_for("plan"):
         add_settings(verb, verbs.arguments, out=False)
 
@@ -64,6 +67,9 @@ def add(verbs: Verbs) -> None:
 def _plan(options: argparse.Namespace, console: Console, started: float) -> int:
     if options.devices_list:
         _list_devices(console)
+        return 0
+    if options.published:
+        _published(console)
         return 0
     with api.settings_from("the command line"):
         plans = _plans(options)
@@ -131,3 +137,11 @@ def _list_devices(console: Console) -> None:
     table(console, ("device", "TFLOP/s", "GB", "GB/s", "$/h", "price of"), rows)
     for key, found in devices().items():
         console.print(f"{key}: {found.source}")
+
+
+def _published(console: Console) -> None:
+    from lmsmith.cli.console import table
+    from lmsmith.plan.published import retrodictions
+
+    rows = [row.cells() for row in retrodictions()]
+    table(console, ("run", "figure", "predicted", "published", "error"), rows)

@@ -26,7 +26,14 @@ from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.rnn_config import RNNConfig
 from lmsmith.plan.parameters import Parameter, maps_of, parameters
 from lmsmith.plan.tape import GRADIENTS, TEMPORARY, Peak, run
-from lmsmith.plan.transformer import RESIDUAL, Setup, loss_chunk, write_tape
+from lmsmith.plan.transformer import (
+    LMSMITH,
+    RESIDUAL,
+    Implementation,
+    Setup,
+    loss_chunk,
+    write_tape,
+)
 
 PARAMETERS, STATE, TABLES = "parameters", "optimizer state", "constants and batch"
 # Bytes of state per byte of parameter.
@@ -45,11 +52,14 @@ class Memory:
     """Bytes that are there throughout the run: parameters, optimizer state, constants."""
 
 
-def memory(config: RunConfig, *, gpu: bool = False, world: int = 1) -> Memory:
+def memory(
+    config: RunConfig, *, gpu: bool = False, world: int = 1, how: Implementation = LMSMITH
+) -> Memory:
     """Predicts the peak memory of each device that trains with `config`.
 
     `gpu`: fused attention and its kernels, else lmsmith's CPU kernels. `world`: number of devices;
-    `train.parallel` says how they share the model. The batch is divided among them.
+    `train.parallel` says how they share the model. The batch is divided among them. `how`: the
+    implementations of another program.
     """
     found = parameters(config)
     full = 8 if config.train.dtype == "float64" else 4
@@ -66,8 +76,8 @@ def memory(config: RunConfig, *, gpu: bool = False, world: int = 1) -> Memory:
     if keeps_gradients:  # FSDP2 keeps unsharded gradients until the last micro-batch
         passes[GRADIENTS] = learned
     if sharded:
-        passes["gathered weights"] = _gathered(config, found) * full
-    best = _passes(config, Setup(rows, full, half, gpu), passes, keeps_gradients)
+        passes["gathered weights"] = _gathered(config, found) * (half if how.half else full)
+    best = _passes(config, Setup(rows, full, half, gpu, how), passes, keeps_gradients)
     if sharded:  # gradients are reduced and divided block by block
         best = _scaled_gradients(best, 1 if accumulates else world)
     after = {**steady, GRADIENTS: learned / share}

@@ -24,6 +24,7 @@ from lmsmith.plan.inference import Inference, inference
 from lmsmith.plan.memory import Memory, memory, micro_batch
 from lmsmith.plan.parameters import Parameter, by_group, parameters
 from lmsmith.plan.time import StepTime, step_time
+from lmsmith.plan.transformer import LMSMITH, Implementation
 
 VOCABULARY = 50257
 HOST_WATTS = 1.3  # a machine draws this many times the power of its accelerators
@@ -221,10 +222,16 @@ def with_vocabulary(config: RunConfig) -> tuple[RunConfig, str]:
 
 
 def predict(
-    config: RunConfig, device: Device, world: int = 1, *, batch_of_inference: int = 1
+    config: RunConfig,
+    device: Device,
+    world: int = 1,
+    *,
+    batch_of_inference: int = 1,
+    how: Implementation = LMSMITH,
 ) -> Plan:
-    """Computes the plan of a run on `world` devices. Raises ConfigError if they cannot share the
-    batch.
+    """Computes the plan of a run on `world` devices; `how`: the implementations of another program.
+
+    Raises ConfigError if they cannot share the batch.
     """
     config, note = with_vocabulary(config)
     notes = [note] if note else []
@@ -243,7 +250,7 @@ def predict(
     total_rows = config.train.batch_size
     if config.train.batch_tokens:
         total_rows = max(1, round(config.train.batch_tokens / config.model.context_length))
-    step = step_time(config, device, world)
+    step = step_time(config, device, world, how=how)
     tokens, steps, why = _length(config, step)
     notes += [why] if why else []
     if warning := device.stale():
@@ -268,7 +275,7 @@ def predict(
         world=world,
         parameters=parameters(config),
         flops={name: flops(config, name) for name in ("causal", "window", "full")},
-        memory=memory(config, gpu=device.gpu, world=world),
+        memory=memory(config, gpu=device.gpu, world=world, how=how),
         step=step,
         communication=communication(config, world, n_micro),
         inference=generation,

@@ -37,7 +37,10 @@ class Op:
     inside it. `gradients`: bytes of the gradients of its inputs, if they are not as large as the
     inputs. `weights`: bytes of the gradients of parameters. `passes`: the gradient of the output is
     that of the inputs, without a copy (additions, views). `group`: operations that activation
-    checkpointing recomputes together; -1: none.
+    checkpointing recomputes together; -1: none. `keeps`: selective checkpointing keeps its output.
+    `lingers`: what a recomputed Python function keeps until its group's backward pass ends.
+    `traffic`: bytes that it reads and writes in both passes, if that is more than its inputs and
+    outputs.
     """
 
     name: str
@@ -50,6 +53,9 @@ class Op:
     weights: float = 0.0
     passes: bool = False
     group: int = -1
+    keeps: bool = False
+    lingers: Sequence[Tensor] = ()
+    traffic: float = 0.0
 
 
 @dataclass
@@ -131,7 +137,7 @@ def run(tape: Tape, resident: dict[str, float], *, checkpointing: bool, accumula
     segments = replay.segments()
     for group, indices in segments:
         if group >= 0:
-            for tensor in replay.inputs_of(indices):
+            for tensor in replay.kept(indices):
                 replay.acquire(tensor)
         replay.forward(indices, saves=group < 0)
     for group, indices in reversed(segments):
@@ -140,7 +146,7 @@ def run(tape: Tape, resident: dict[str, float], *, checkpointing: bool, accumula
         for index in reversed(indices):
             replay.backward(tape.ops[index])
         if group >= 0:
-            for tensor in replay.inputs_of(indices):
+            for tensor in (*replay.kept(indices), *replay.lingering):
                 replay.release(tensor)
     return replay.memory.peak
 
@@ -159,6 +165,7 @@ class _Replay:
         self.memory = _Memory(resident)
         self.references: dict[Tensor, int] = defaultdict(int)
         self.gradients: dict[Tensor, _Gradient] = {}
+        self.lingering: list[Tensor] = []
         self.last = _last_uses(tape, range(len(tape.ops)), held=True)
 
     def segments(self) -> list[tuple[int, list[int]]]:
@@ -176,6 +183,12 @@ class _Replay:
         made = {tensor for op in ops for tensor in op.outputs}
         used = dict.fromkeys(tensor for op in ops for tensor in op.inputs)
         return [tensor for tensor in used if tensor not in made]
+
+    def kept(self, indices: Sequence[int]) -> list[Tensor]:
+        """What a checkpoint keeps of a group: its inputs, and selected outputs."""
+        ops = (self.tape.ops[index] for index in indices)
+        outputs = [tensor for op in ops if op.keeps for tensor in op.outputs]
+        return [*self.inputs_of(indices), *outputs]
 
     def acquire(self, tensor: Tensor) -> None:
         self.references[tensor] += 1
@@ -199,10 +212,11 @@ class _Replay:
     def recompute(self, indices: Sequence[int]) -> None:
         """Repeats a group's forward pass, and saves this time."""
         last = _last_uses(self.tape, indices, held=False)
+        self.lingering = [t for i in indices for t in self.tape.ops[i].lingers]
         outside = set(self.inputs_of(indices))
         for index in indices:
             op = self.tape.ops[index]
-            for tensor in (*op.outputs, *op.saved):
+            for tensor in (*op.outputs, *op.saved, *op.lingers):
                 self.acquire(tensor)
             self.memory.look(f"recomputation, {op.name}", op.temporary)
             for tensor in last[index]:
@@ -213,6 +227,8 @@ class _Replay:
         incoming = [self.gradients.pop(out) for out in op.outputs if out in self.gradients]
         learning = [tensor for tensor in op.inputs if tensor.learns]
         new: list[tuple[Tensor, _Gradient]] = []
+        if op.gradients is not None:  # further inputs are read through views
+            learning = learning[: len(op.gradients)]
         for position, tensor in enumerate(learning):
             if op.passes and incoming:
                 gradient = incoming[0]

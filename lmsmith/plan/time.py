@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from lmsmith.config import RunConfig
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.models.gpt_costs import Counting
 from lmsmith.plan.communication import communication
 from lmsmith.plan.devices import Device
 from lmsmith.plan.flops import flops
@@ -24,16 +25,19 @@ from lmsmith.plan.here import Measured
 from lmsmith.plan.memory import micro_batch
 from lmsmith.plan.parameters import parameters
 from lmsmith.plan.tape import Op
-from lmsmith.plan.transformer import Setup, write_tape
+from lmsmith.plan.transformer import LMSMITH, Implementation, Setup, write_tape
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Shares of a device's peaks that training is assumed to reach. `fused`: share of the passes
-    over memory that remain when the blocks are compiled.
+    """Shares of a device's peaks that training is assumed to reach.
+
+    `products`: on tensor cores; `plain`: in float32 without them. `fused`: share of the passes over
+    memory that remain when the blocks are compiled.
     """
 
     products: float = 0.6
+    plain: float = 0.85
     attention: float = 0.4
     bandwidth: float = 0.75
     fused: float = 0.45
@@ -73,6 +77,7 @@ def step_time(
     *,
     compiled: bool | None = None,
     efficiency: Efficiency = EFFICIENCY,
+    how: Implementation = LMSMITH,
 ) -> StepTime:
     """Predicts the seconds of a step on `world` devices of this kind.
 
@@ -88,7 +93,7 @@ def step_time(
     if device.measured is not None:
         parts = _on_cpu(config, device.measured, rows)
     else:
-        parts = _on_device(config, device, rows, compiled, efficiency)
+        parts = _on_device(config, device, rows, compiled, efficiency, how)
     parts = {name: n_micro * seconds for name, seconds in parts.items()}
     backward = 2 / 3 * sum(parts.values())
     exchanged = communication(config, world, n_micro).seconds(efficiency.exchange * device.link)
@@ -104,19 +109,29 @@ def step_time(
 
 
 def _on_device(
-    config: RunConfig, device: Device, rows: int, compiled: bool, efficiency: Efficiency
+    config: RunConfig,
+    device: Device,
+    rows: int,
+    compiled: bool,
+    efficiency: Efficiency,
+    how: Implementation,
 ) -> dict[str, float]:
     """Seconds of a micro-batch on an accelerator of the table."""
     dtype = config.train.dtype if config.train.dtype != "auto" else device.usual_dtype
     n_tokens = rows * config.model.context_length
     # Fused attention skips what no query sees.
-    found, peak = flops(config, "causal"), device.peak(dtype)
+    counting: Counting = "causal" if how.attention == "fused" else "full"
+    found, peak = flops(config, counting), device.peak(dtype)
+    in_products = efficiency.plain if dtype == "float32" else efficiency.products
     parts = {}
     for name, part in found.parts.items():
-        share = efficiency.attention if name in ("scores", "values") else efficiency.products
-        parts[name] = n_tokens * part.total / (share * peak)
+        attention = name in ("scores", "values") and how.attention == "fused"
+        share = efficiency.attention if attention else in_products
+        eighth = how.float8 and name in ("QKV", "output", "feed-forward")
+        rate = device.peak("float8") if eighth else peak
+        parts[name] = n_tokens * part.total / (share * rate)
     half = 2 if dtype in ("bfloat16", "float16", "float8") else 4
-    passes = _passes(config, Setup(rows, 4, half, gpu=True))
+    passes = _passes(config, Setup(rows, 4, half, True, how))
     share = efficiency.fused if compiled else 1.0
     parts["passes over memory"] = share * passes / (efficiency.bandwidth * device.bandwidth)
     return parts
@@ -128,10 +143,13 @@ def _passes(config: RunConfig, setup: Setup) -> float:
     if not isinstance(model, GPTConfig):
         return 0.0
     repeats = 1 + BACKWARD + config.train.activation_checkpointing
-    ops = (op for op in write_tape(config, setup).ops if not _is_product(op))
-    n_tokens = setup.n_rows * model.context_length
-    logits = n_tokens * model.padded_vocab_size * setup.full
-    return repeats * sum(_traffic(op) for op in ops) + (6 + 3 * bool(model.logit_softcap)) * logits
+    ops = write_tape(config, setup).ops
+    n_bytes = repeats * sum(_traffic(op) for op in ops if not _is_product(op))
+    n_bytes += sum(op.traffic for op in ops)
+    if setup.how.loss == "chunked":
+        logits = setup.n_rows * model.context_length * model.padded_vocab_size * setup.full
+        n_bytes += (6 + 3 * bool(model.logit_softcap)) * logits
+    return n_bytes
 
 
 def _traffic(op: Op) -> float:

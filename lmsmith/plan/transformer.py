@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from lmsmith.config import RunConfig
 from lmsmith.models.gpt_config import GPTConfig
@@ -43,15 +44,39 @@ CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS, CHUNK_ROWS = 1 << 23, 1 << 27, 128
 
 
 @dataclass(frozen=True)
+class Implementation:
+    """How other programs compute a step, where they differ from lmsmith.
+
+    attention   fused: FlashAttention and the like; math: all weights in memory
+    loss        chunked: `lmsmith/loss.py`; full: all logits at once, as `F.cross_entropy` needs
+                compiled: all logits, without copies in float32
+    selective   activation checkpointing that keeps the output of attention and of every second
+                product, as torchtitan's does
+    half        FSDP2 gathers weights in half precision; no copies by autocast
+    float8      products inside blocks in float8
+    """
+
+    attention: Literal["fused", "math"] = "fused"
+    loss: Literal["chunked", "full", "compiled"] = "chunked"
+    selective: bool = False
+    half: bool = False
+    float8: bool = False
+
+
+LMSMITH = Implementation()
+
+
+@dataclass(frozen=True)
 class Setup:
     """How a pass is computed. `full`: bytes of a number outside matrix products; `half`: inside.
-    `gpu`: fused attention.
+    `gpu`: the kernels of GPUs; `how`: which of them.
     """
 
     n_rows: int
     full: int
     half: int
     gpu: bool
+    how: Implementation = LMSMITH
 
     @property
     def mixed(self) -> bool:
@@ -75,7 +100,7 @@ class _Writer:
         self.config, self.model, self.setup, self.tape = config, model, setup, Tape()
         self.N = setup.n_rows * model.context_length
         self.shapes = shapes(model)
-        self.frozen = bool(config.lora.rank)
+        self.frozen, self.n_products = bool(config.lora.rank), 0
         self.tables_learn = not self.frozen or config.lora.embeddings == "yes"
 
     def written(self) -> Tape:
@@ -197,7 +222,9 @@ class _Writer:
                 self.tape.op("conversion", [x], [small])
                 x = small
         y = Tensor(kind, self.N * n_out * half, x.learns or not self.frozen)
-        copy = [Tensor(COPIES, matrix * half)] if self.setup.mixed else []
+        copies = self.setup.mixed and not self.setup.how.half
+        copy = [Tensor(COPIES, matrix * half)] if copies else []
+        self.n_products += 1
         self.tape.op(
             f"{name.rpartition('.')[2]} product",
             [x],
@@ -205,6 +232,7 @@ class _Writer:
             saved=([] if self.frozen else [x]) + copy,
             weights=0.0 if self.frozen else matrix * full + self._vector(f"{name}.bias"),
             temporary_backward=matrix * half * self.setup.mixed * (not self.frozen),
+            keeps=self.setup.how.selective and self.n_products % 2 == 1,
         )
         return self._adapters(x, y, name, rows) if rows else y
 
@@ -335,6 +363,8 @@ class _Writer:
         H, K, T, B = model.n_head, model.width_head, model.context_length, self.setup.n_rows
         y = self._half(H * K, ATTENTION, learns=learns)
         gradients = [y.n_bytes] * 3
+        if self.setup.gpu and self.setup.how.attention == "math":
+            return self._math_attention(sources, y)
         if self.setup.gpu:
             copied = [] if model.n_kv == H else [self._half(2 * H * K, ATTENTION, learns=learns)]
             saved = [*sources, *copied, y, Tensor(WEIGHTS, 4 * self.N * H)]
@@ -351,6 +381,7 @@ class _Writer:
                 [y],
                 saved=saved,
                 gradients=[sum(gradients)] if learns else None,
+                keeps=True,
             )
             return y
         copies = self._half(3 * H * K, ATTENTION, learns=learns)
@@ -373,6 +404,26 @@ class _Writer:
         )
         return y
 
+    def _math_attention(self, sources: list[Tensor], y: Tensor) -> Tensor:
+        """All T² weights of each head, as PyTorch's operations compute them one by one: scores,
+        scaled, masked, softmax in full precision, and a copy in half precision.
+        """
+        full, half = self.setup.full, self.setup.half
+        n = self.N * self.model.n_head * self.model.context_length
+        saved = [*sources, Tensor(WEIGHTS, n * (full + half * self.setup.mixed))]
+        self.tape.op(
+            "attention",
+            sources,
+            [y],
+            saved=saved,
+            gradients=[source.n_bytes for source in sources if source.learns],
+            temporary=n * (full + half),
+            temporary_backward=2 * n * full,
+            traffic=2 * n * (6 * half + 4 * full if self.setup.mixed else 8 * full),
+            keeps=True,
+        )
+        return y
+
     def _feed_forward(self, x: Tensor, layer: int) -> Tensor:
         model, name, op = self.model, f"blocks.{layer}.feed_forward", self.tape.op
         F, kind = model.width_ff, model.feed_forward
@@ -382,20 +433,18 @@ class _Writer:
             learns = h.learns
             y = self._half(F, FEED_FORWARD, learns=learns)
             if model.gated:
+                gate, up = (Tensor(FEED_FORWARD, 0.0, learns) for _ in range(2))
+                op("halves", [h], [gate, up], gradients=[h.n_bytes])  # views of h
                 activated = self._half(F, FEED_FORWARD, learns=learns)
-                op("activation", [h], [activated], saved=[h], gradients=[y.n_bytes])
-                op(
-                    "gating",
-                    [activated, h],
-                    [y],
-                    saved=[activated, h],
-                    gradients=[y.n_bytes, h.n_bytes],
-                )
+                sizes = [y.n_bytes] * 2
+                op("activation", [gate, h], [activated], saved=[h], gradients=sizes[:1])
+                op("gating", [activated, up, h], [y], saved=[activated, h], gradients=sizes)
                 self.tape.hold(h, activated)
             elif kind == "relu2" or (
                 kind == "gelu-tanh" and not self.setup.gpu and not self.setup.mixed
             ):
-                op("activation", [h], [y], saved=[self._half(F, FEED_FORWARD)])
+                slope = [self._half(F, FEED_FORWARD)]
+                op("activation", [h], [y], saved=slope, lingers=[y] if kind != "relu2" else [])
             else:
                 op("activation", [h], [y], saved=[h])
             return self._linear(y, f"{name}.down", RESIDUAL, layer)
@@ -408,6 +457,9 @@ class _Writer:
             small = self._half(D, LOSS)
             op("conversion", [x], [small])
             x = small
+        if setup.how.loss != "chunked":
+            self._full_loss(x)
+            return
         n = loss_chunk(P, self.N, setup.gpu) * P
         soft = bool(model.logit_softcap)
         if setup.mixed:
@@ -424,4 +476,25 @@ class _Writer:
             temporary=temporary,
             weights=head * learned,
             temporary_backward=head * (setup.mixed),
+        )
+
+    def _full_loss(self, x: Tensor) -> None:
+        """All logits at once; the backward pass holds log-probabilities and their gradient."""
+        model, setup = self.model, self.setup
+        n = self.N * model.padded_vocab_size
+        logits = Tensor(LOSS, n * setup.half)
+        head = model.padded_vocab_size * model.d_model * setup.full
+        self.tape.op("head product", [x], [logits], saved=[x], weights=head)
+        if setup.how.loss == "compiled":
+            saved, traffic = [logits], 4 * n * setup.half
+            self.tape.op("loss", [logits], [Tensor(LOSS, 0.0)], saved=saved, traffic=traffic)
+            return
+        self.tape.op(
+            "loss",
+            [logits],
+            [Tensor(LOSS, 0.0)],
+            saved=[Tensor(LOSS, n * setup.full)],
+            temporary=n * setup.full * setup.mixed,
+            temporary_backward=n * setup.full * setup.mixed,
+            traffic=8 * n * setup.full,
         )

@@ -16,6 +16,7 @@ from lmsmith.models.gpt_costs import BLOCK, blocks, keys_per_query
 from lmsmith.models.lora import add_adapters
 from lmsmith.optim.groups import Optimizers
 from lmsmith.plan.flops import flops
+from lmsmith.plan.published import nanochat
 
 SIZE = {
     "model.n_layer": 2,
@@ -177,29 +178,9 @@ def test_worked_figures_of_smaller_models(
     assert 1024 * flops(config, "full").forward == pytest.approx(published, rel=0.005)
 
 
-def nanochat(depth: int) -> RunConfig:
-    """nanochat's model: heads of 128, windows of half the context in three of four layers, gated
-    value embeddings in every second layer.
-    """
-    return preset("modern").changed(
-        {
-            "model.n_layer": depth,
-            "model.d_model": 64 * depth,
-            "model.n_head": depth // 2,
-            "model.context_length": 2048,
-            "model.vocab_size": 32768,
-            "model.ngram_tables": (),
-            "model.window": 1024,
-            "model.window_pattern": "SSSL",
-            "model.value_embedding_every": 2,
-            "model.residual_scalars": True,
-        },
-        where="here",
-    )
-
-
 def test_nanochats_d24() -> None:
-    assert flops(nanochat(24), "window").per_token == 4_945_112_064
+    config = preset("modern").changed(nanochat(24), where="here")
+    assert flops(config, "window").per_token == 4_945_112_064
 
 
 # Brown et al. 2020, table D.1: petaflop/s-days for 300 billion tokens.
