@@ -53,8 +53,10 @@ class Row:
 
     def cells(self) -> tuple[str, str, str, str, str]:
         small = self.published < 1000
-        values = (f"{x:,.1f}" if small else f"{x:,.0f}" for x in (self.predicted, self.published))
-        return self.name, self.figure, *values, f"{self.error:+.0%}"
+        predicted, published = (
+            f"{x:,.1f}" if small else f"{x:,.0f}" for x in (self.predicted, self.published)
+        )
+        return self.name, self.figure, predicted, published, f"{self.error:+.0%}"
 
 
 _GPT2 = {"model.vocab_size": 50257, "train.batch_size": 16, "train.dtype": "bfloat16"}

@@ -8,7 +8,7 @@ A part takes the time of its matrix products plus the time of its passes over me
     exchange    what communication exceeds the backward pass
 
 The efficiencies of devices in the table are assumptions, stated in `EFFICIENCY` and printed with
-each plan. `docs/accounting.md` holds them against published runs.
+each plan. `published.py` compares them with published runs.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS, CHUNK_ROWS = 1 << 23, 1 << 27, 128
 class Implementation:
     """How other programs compute a step, where they differ from lmsmith.
 
-    attention   fused: FlashAttention and the like; math: all weights in memory
+    attention   fused: FlashAttention and similar kernels; math: all weights in memory
     loss        chunked: `lmsmith/loss.py`; full: all logits at once, as `F.cross_entropy` needs
                 compiled: all logits, without copies in float32
     selective   activation checkpointing that keeps the output of attention and of every second
