@@ -166,7 +166,7 @@ class _Replay:
         self.references: dict[Tensor, int] = defaultdict(int)
         self.gradients: dict[Tensor, _Gradient] = {}
         self.lingering: list[Tensor] = []
-        self.last = _last_uses(tape, range(len(tape.ops)), held=True)
+        self.last = _last_uses(tape, range(len(tape.ops)))
 
     def segments(self) -> list[tuple[int, list[int]]]:
         """Operations that belong together: (group, indices); group -1 is not recomputed."""
@@ -211,7 +211,7 @@ class _Replay:
 
     def recompute(self, indices: Sequence[int]) -> None:
         """Repeats a group's forward pass, and saves this time."""
-        last = _last_uses(self.tape, indices, held=False)
+        last = _last_uses(self.tape, indices)
         self.lingering = [t for i in indices for t in self.tape.ops[i].lingers]
         outside = set(self.inputs_of(indices))
         for index in indices:
@@ -279,20 +279,17 @@ class _Replay:
             self.memory.add(PASSING, -gradient.n_bytes)
 
 
-def _last_uses(tape: Tape, indices: Sequence[int], *, held: bool) -> dict[int, list[Tensor]]:
-    """The tensors that are no longer needed after each operation; `held`: Python variables
-    count as uses.
-    """
+def _last_uses(tape: Tape, indices: Sequence[int]) -> dict[int, list[Tensor]]:
+    """The tensors that are no longer needed after each operation, not even by a variable."""
     last: dict[Tensor, int] = {}
     for index in indices:
         op = tape.ops[index]
         for tensor in (*op.inputs, *op.outputs):
             last[tensor] = index
-        if held:
-            for scope in tape.ends.get(index, ()):
-                for tensor in tape.held.get(scope, ()):
-                    if tensor in last:
-                        last[tensor] = index
+        for scope in tape.ends.get(index, ()):
+            for tensor in tape.held.get(scope, ()):
+                if tensor in last:
+                    last[tensor] = index
     found: dict[int, list[Tensor]] = defaultdict(list)
     for tensor, index in last.items():
         found[index].append(tensor)

@@ -240,16 +240,19 @@ class _Writer:
         n_out, n_in = self.shapes[f"{name}.weight"]
         R, full = self.config.lora.rank, self.setup.full
         op = self.tape.op
-        low = self._half(len(rows) * R, ADAPTERS)
-        op("adapter A", [x], [low], saved=[x], weights=len(rows) * R * n_in * full)
-        high = self._half(sum(rows), ADAPTERS)
-        op("adapter B", [low], [high], saved=[low], weights=sum(rows) * R * full)
-        joined, scaled = (self._half(n_out, ADAPTERS) for _ in range(2))
-        op("joined adapters", [high], [joined])
-        op("scaled adapters", [joined], [scaled])
-        total = Tensor(y.kind, y.n_bytes)
-        op("addition", [y, scaled], [total], passes=True)
-        return total
+        with self.tape.scope():
+            self.tape.hold(x, y)
+            low = self._half(len(rows) * R, ADAPTERS)
+            op("adapter A", [x], [low], saved=[x], weights=len(rows) * R * n_in * full)
+            high = self._half(sum(rows), ADAPTERS)
+            op("adapter B", [low], [high], saved=[low], weights=sum(rows) * R * full)
+            self.tape.hold(high)
+            joined, scaled = (self._half(n_out, ADAPTERS) for _ in range(2))
+            op("joined adapters", [high], [joined])
+            op("scaled adapters", [joined], [scaled])
+            total = Tensor(y.kind, y.n_bytes)
+            op("addition", [y, scaled], [total], passes=True)
+            return total
 
     def _block(self, x: Tensor, layer: int, values: Tensor | None) -> Tensor:
         placement, name = self.model.norm_placement, f"blocks.{layer}."
