@@ -60,6 +60,11 @@ def add(verbs: Verbs) -> None:
     output.add_argument(
         "--published", action="store_true", help="what the plan predicts for published runs"
     )
+    output.add_argument(
+        "--grade",
+        action="store_true",
+        help="measure 24 configs here in fresh processes and print every error",
+    )
     if verbs.is_for("plan"):
         add_settings(verb, verbs.arguments, out=False)
 
@@ -70,6 +75,9 @@ def _plan(options: argparse.Namespace, console: Console, started: float) -> int:
         return 0
     if options.published:
         _published(console)
+        return 0
+    if options.grade:
+        _grade(console)
         return 0
     with api.settings_from("the command line"):
         plans = _plans(options)
@@ -145,3 +153,21 @@ def _published(console: Console) -> None:
 
     rows = [row.cells() for row in retrodictions()]
     table(console, ("run", "figure", "predicted", "published", "error"), rows)
+
+
+def _grade(console: Console) -> None:
+    from lmsmith.plan.grade import cases, grade, summary
+    from lmsmith.plan.show import bytes_of, duration
+
+    grades = []
+    for found in grade(cases()):
+        grades.append(found)
+        form = bytes_of if found.figure == "memory" else duration
+        name, settings = found.case
+        sizes = "/".join(str(settings[key]) for key in list(settings)[:6])
+        console.print(
+            f"{name:8}{sizes:24}{found.figure:8}{form(found.predicted):>9} predicted, "
+            f"{form(found.measured):>9} measured{found.error:+7.1%}"
+        )
+    for figure in ("memory", "time"):
+        console.print(summary(grades, figure))
