@@ -358,7 +358,9 @@ def _rows_of_conversations(config: RunConfig, corpus: Corpus, world: int) -> int
 
 def _memory_warning(config: RunConfig, machine: Machine, world: int) -> list[str]:
     on_gpu = machine.device.type == "cuda"
-    room = torch.cuda.mem_get_info(machine.device)[0] if on_gpu else free_memory()
+    room = free_memory()
+    if on_gpu:
+        room = torch.cuda.mem_get_info(machine.device)[0] if torch.cuda.is_available() else 0.0
     short = memory_warning(config, room, gpu=on_gpu, world=world)
     return [f"warning  {short}"] if short else []
 
