@@ -47,6 +47,9 @@ class Efficiency:
 EFFICIENCY = Efficiency()
 # Backward passes read and write about twice what forward passes do.
 BACKWARD = 2.0
+# In units of the measured overhead of a small operation: an operation of the model in both passes,
+# and a tensor in clipping and in the optimizer. Fitted to 27 small configs on two cores.
+OVERHEAD_OF_OPERATION, OVERHEAD_OF_PARAMETER = 5.0, 9.0
 # Bytes that the optimizer reads and writes per parameter, in units of the parameter.
 OPTIMIZER_PASSES = {"adamw": 7, "muon": 9, "sgd": 5, "other": 7}
 
@@ -98,6 +101,9 @@ def step_time(
     backward = 2 / 3 * sum(parts.values())
     exchanged = communication(config, world, n_micro).seconds(efficiency.exchange * device.link)
     optimizer = _optimizer(config, device, world, efficiency)
+    if device.measured is not None:
+        n_learned = sum(parameter.learned for parameter in parameters(config))
+        optimizer += OVERHEAD_OF_PARAMETER * n_learned * device.measured.overhead
     parts |= {"optimizer": optimizer}
     if world > 1:
         parts["exchange"] = max(0.0, exchanged - backward)
@@ -205,5 +211,5 @@ def _on_cpu(config: RunConfig, speeds: Measured, rows: int) -> dict[str, float]:
     softmax = repeats * scores / speeds.exponential
     logits = n_tokens * model.padded_vocab_size
     parts["softmax"] = softmax + 2 * logits / speeds.exponential + 24 * logits / speeds.copy
-    parts["overhead"] = 1.5 * n_ops * speeds.overhead
+    parts["overhead"] = OVERHEAD_OF_OPERATION * n_ops * speeds.overhead
     return parts
