@@ -23,8 +23,8 @@ from lmsmith.plan.devices import device
 from lmsmith.plan.memory import memory
 from lmsmith.plan.time import step_time
 
-N_CASES, SEED = 24, 2027
-MEMORY_INTERVAL = 1.03  # 80% of peaks are within this factor
+N_CASES, SEED = 24, 2028
+MEMORY_INTERVAL = 1.008  # three of four peaks of 51 other configs are within this factor
 Case = tuple[str, dict[str, Any]]
 
 
