@@ -24,16 +24,10 @@ from dataclasses import dataclass, field
 from lmsmith.config import RunConfig
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.rnn_config import RNNConfig
+from lmsmith.plan.layers import LMSMITH, RESIDUAL, Implementation, Setup
 from lmsmith.plan.parameters import Parameter, maps_of, parameters
 from lmsmith.plan.tape import GRADIENTS, TEMPORARY, Peak, run
-from lmsmith.plan.transformer import (
-    LMSMITH,
-    RESIDUAL,
-    Implementation,
-    Setup,
-    loss_chunk,
-    write_tape,
-)
+from lmsmith.plan.transformer import loss_chunk, write_tape
 
 PARAMETERS, STATE, TABLES = "parameters", "optimizer state", "constants and batch"
 # Bytes of state per byte of parameter.

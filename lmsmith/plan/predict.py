@@ -21,10 +21,10 @@ from lmsmith.plan.compute_optimal import CHINCHILLA_RATIO, EPOCH
 from lmsmith.plan.devices import Device
 from lmsmith.plan.flops import Flops, flops
 from lmsmith.plan.inference import Inference, inference
+from lmsmith.plan.layers import LMSMITH, Implementation
 from lmsmith.plan.memory import Memory, memory, micro_batch
 from lmsmith.plan.parameters import Parameter, by_group, parameters
 from lmsmith.plan.time import StepTime, step_time
-from lmsmith.plan.transformer import LMSMITH, Implementation
 
 VOCABULARY = 50257
 HOST_WATTS = 1.3  # a machine draws this many times the power of its accelerators

@@ -14,8 +14,8 @@ from lmsmith.config.presets import preset
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.plan.devices import device
 from lmsmith.plan.inference import inference
+from lmsmith.plan.layers import Implementation
 from lmsmith.plan.predict import predict
-from lmsmith.plan.transformer import Implementation
 
 MATH = Implementation(attention="math", loss="full")
 FULL = Implementation(loss="full")

@@ -22,10 +22,11 @@ from lmsmith.plan.communication import communication
 from lmsmith.plan.devices import Device
 from lmsmith.plan.flops import flops
 from lmsmith.plan.here import Measured
+from lmsmith.plan.layers import LMSMITH, Implementation, Setup
 from lmsmith.plan.memory import micro_batch
 from lmsmith.plan.parameters import parameters
 from lmsmith.plan.tape import Op
-from lmsmith.plan.transformer import LMSMITH, Implementation, Setup, write_tape
+from lmsmith.plan.transformer import write_tape
 
 
 @dataclass(frozen=True)

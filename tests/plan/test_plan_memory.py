@@ -13,6 +13,7 @@ from lmsmith.machine.allocations import allocations
 from lmsmith.models import kernels
 from lmsmith.models.lora import add_adapters
 from lmsmith.plan import transformer
+from lmsmith.plan.layers import Implementation
 from lmsmith.plan.memory import largest_micro_batch, memory, micro_batch
 from lmsmith.plan.tape import GRADIENTS, Tape, Tensor, run
 from lmsmith.train.replica import Replica
@@ -129,7 +130,7 @@ def test_worked_figure_of_gpt2_xls_shape() -> None:
     B, T, D, H, L, V = 1, 1024, 1600, 25, 48, 50257
     formula = 4 * B * (L * (20 * T * D + 2 * H * T * T) + T * D + T * V)
     assert formula == pytest.approx(16.6e9, rel=0.005)
-    how = transformer.Implementation(attention="math", loss="full")
+    how = Implementation(attention="math", loss="full")
     peak = memory(config, gpu=True, how=how)
     # Before the first gradient exists: parameters, state and activations.
     activations = peak.n_bytes - sum(peak.steady.values()) - peak.by_kind.get(GRADIENTS, 0)
