@@ -146,16 +146,20 @@ class Plan:
                 "price_per_hour": self.device.price or None,
                 "price_date": str(self.device.price_date) if self.device.price_date else None,
             },
-            "inference": None
-            if self.inference is None
-            else {
-                "weights_bytes": self.inference.weights,
-                "cache_bytes_per_token": self.inference.cache_per_token,
-                "cache_bytes": self.inference.cache,
-                "tokens_per_second": self.inference.tokens_per_second or None,
-                "bound": self.inference.bound,
-            },
+            "inference": self._inference_as_dict(),
             "notes": self.notes,
+        }
+
+    def _inference_as_dict(self) -> dict[str, Any] | None:
+        found = self.inference
+        if found is None:
+            return None
+        return {
+            "weights_bytes": found.weights,
+            "cache_bytes_per_token": found.cache_per_token,
+            "cache_bytes": found.cache,
+            "tokens_per_second": found.tokens_per_second or None,
+            "bound": found.bound,
         }
 
 
@@ -255,19 +259,6 @@ def predict(
     notes += [why] if why else []
     if warning := device.stale():
         notes.append(warning)
-    model = config.model
-    generation = None
-    if isinstance(model, GPTConfig):
-        dtype = "bfloat16" if device.gpu else "float32"
-        size = 2 if device.gpu else 4
-        generation = inference(
-            model,
-            batch=batch_of_inference,
-            bandwidth=device.bandwidth,
-            peak=device.peak(dtype),
-            bytes_per_weight=size,
-            bytes_per_key=size,
-        )
     n_micro = -(-max(1, total_rows // world) // rows)
     return Plan(
         config=config,
@@ -278,10 +269,25 @@ def predict(
         memory=memory(config, gpu=device.gpu, world=world, how=how),
         step=step,
         communication=communication(config, world, n_micro),
-        inference=generation,
+        inference=_generation(config, device, batch_of_inference),
         tokens=tokens,
         steps=steps,
         notes=notes,
+    )
+
+
+def _generation(config: RunConfig, device: Device, batch: int) -> Inference | None:
+    """Costs of generation, in bfloat16 on GPUs and float32 on CPUs."""
+    if not isinstance(config.model, GPTConfig):
+        return None
+    n_bytes = 2 if device.gpu else 4
+    return inference(
+        config.model,
+        batch=batch,
+        bandwidth=device.bandwidth,
+        peak=device.peak("bfloat16" if device.gpu else "float32"),
+        bytes_per_weight=n_bytes,
+        bytes_per_key=n_bytes,
     )
 
 
