@@ -49,7 +49,7 @@ EFFICIENCY = Efficiency()
 # Backward passes read and write about twice what forward passes do.
 BACKWARD = 2.0
 # In units of the measured overhead of a small operation: an operation of the model in both passes,
-# and a tensor in clipping and in the optimizer. Fitted to 27 small configs on two cores.
+# and a tensor in clipping and in the optimizer. Rough: chosen from steps on a busy machine.
 OVERHEAD_OF_OPERATION, OVERHEAD_OF_PARAMETER = 5.0, 9.0
 # Bytes that the optimizer reads and writes per parameter, in units of the parameter.
 OPTIMIZER_PASSES = {"adamw": 7, "muon": 9, "sgd": 5, "other": 7}
