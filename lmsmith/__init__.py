@@ -12,6 +12,7 @@
     load, LM                load a run's model; generate and score text with it, chat with it
     evaluate, compare       score models on text files
     report                  plots of runs in one HTML file
+    plan                    predict memory, time and cost of a run before it starts
     prepare, Tokenizer      text to token shards; text to ids
     import_model, export    convert models from and to other programs
     extend, errors          base classes for extensions; the exceptions that lmsmith raises
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         export,
         import_model,
         load,
+        plan,
         prepare,
         report,
         resume,
@@ -58,6 +60,7 @@ __all__ = [
     "extend",
     "import_model",
     "load",
+    "plan",
     "prepare",
     "report",
     "resume",

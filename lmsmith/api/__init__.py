@@ -4,6 +4,7 @@
     models.py     evaluate, import, export           lm.py        load, LM
     comparison.py compare                            tuning.py    tune
     progress.py   progress bars and lines            data.py      prepare
+    planning.py   plan
 
 All calls raise subclasses of LmsmithError. Nothing is printed unless `progress` asks for it. torch
 is imported only when a call needs it.
@@ -14,6 +15,7 @@ from lmsmith.api.data import prepare
 from lmsmith.api.generation import SpecialTokens
 from lmsmith.api.lm import LM, load
 from lmsmith.api.models import Exported, evaluate, export, import_model
+from lmsmith.api.planning import plan
 from lmsmith.api.run import Run
 from lmsmith.api.training import demo, report, resume, settings_from, train
 from lmsmith.api.tuning import tune
@@ -30,6 +32,7 @@ __all__ = [
     "export",
     "import_model",
     "load",
+    "plan",
     "prepare",
     "report",
     "resume",

@@ -23,11 +23,12 @@ from lmsmith.data.conversations import Conversations
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
-from lmsmith.machine.limits import omp_threads
+from lmsmith.machine.limits import free_memory, omp_threads
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.lora import add_adapters
 from lmsmith.optim.rates import peak_rates
+from lmsmith.plan.forecast import memory_warning
 from lmsmith.text.files import plural
 from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
@@ -355,6 +356,15 @@ def _rows_of_conversations(config: RunConfig, corpus: Corpus, world: int) -> int
     return -(-rows // world) * world
 
 
+def _memory_warning(config: RunConfig, machine: Machine, world: int) -> list[str]:
+    on_gpu = machine.device.type == "cuda"
+    room = free_memory()
+    if on_gpu:
+        room = torch.cuda.mem_get_info(machine.device)[0] if torch.cuda.is_available() else 0.0
+    short = memory_warning(config, room, gpu=on_gpu, world=world)
+    return [f"warning  {short}"] if short else []
+
+
 def _in_epochs(n: float) -> str:
     return f"{n:.1f} epochs" if n >= 0.1 else f"{n:.2g} epochs"
 
@@ -417,5 +427,6 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         f"{machine.flops / 1e9:,.0f} GFLOP/s in matrix products ({machine.reason}); "
         f"{config.neural.train_flops_per_token() * tokens_a_step / 1e9:,.1f} GFLOP per step; "
         f"{_compilation(config, tokens, machine, world)}",
+        *_memory_warning(config, machine, world),
         *notes,
     ]
