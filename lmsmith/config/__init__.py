@@ -14,12 +14,13 @@ from lmsmith.config.model import MODEL_KINDS, ModelConfig, NeuralConfig
 from lmsmith.config.optim import OPTIMIZERS, SCHEDULES, OptimConfig, ScheduleConfig
 from lmsmith.config.run import CHANGEABLE, LENGTH, RunConfig, settings
 from lmsmith.config.settings import Setting, flatten, read_toml, setting
-from lmsmith.config.train import TrainConfig
+from lmsmith.config.train import OBJECTIVES, TrainConfig
 
 __all__ = [
     "CHANGEABLE",
     "LENGTH",
     "MODEL_KINDS",
+    "OBJECTIVES",
     "OPTIMIZERS",
     "SCHEDULES",
     "DataConfig",
