@@ -8,7 +8,7 @@
 
     train, resume, demo     make a run: a folder with checkpoints, metrics and the model
     Run                     a run folder: its config, metrics, summary and report
-    tune                    tune a run's model on conversations
+    tune, align             tune a run's model on conversations; train it on preferences
     load, LM                load a run's model; generate and score text with it, chat with it
     evaluate, compare       score models on text files
     report                  plots of runs in one HTML file
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lmsmith.api import (
         LM,
         Run,
+        align,
         compare,
         demo,
         evaluate,
@@ -50,6 +51,7 @@ __all__ = [
     "LM",
     "Run",
     "Tokenizer",
+    "align",
     "compare",
     "demo",
     "errors",

@@ -10,7 +10,10 @@ from lmsmith.config.settings import check, setting
 OBJECTIVES: Registry[Any] = Registry(
     "objective",
     "lmsmith.objectives",
-    {"cross-entropy": "lmsmith.train.objective:Objective"},
+    {
+        "cross-entropy": "lmsmith.train.objective:Objective",
+        "preferences": "lmsmith.chat.align:Preferences",
+    },
 )
 """What a run minimizes: classes derived from `lmsmith.train.objective.Objective`."""
 
