@@ -96,6 +96,10 @@ BAD: dict[str, list[Any]] = {
     "train.threads": [-1],
     "lora.rank": [-1],
     "lora.alpha": [-1.0],
+    "align.beta": [-0.1, math.inf, math.nan],
+    "align.gamma": [-0.1, math.inf, math.nan],
+    "align.label_smoothing": [-0.1, 0.5, math.nan],
+    "align.max_length": [-1],
 }
 GOOD: dict[str, list[Any]] = {
     "model.n_head": [1, 2, 3, 192],
