@@ -188,6 +188,15 @@ class Preferences(Objective):
         self.loss: PairLoss
         self._held_out: PairBatches | None = None
 
+    def check(self, world: int) -> None:
+        super().check(world)
+        settings = self.config.align
+        if settings.label_smoothing and settings.method in ("ipo", "kto"):
+            raise ConfigError(
+                f"align.label_smoothing = {settings.label_smoothing:g} has no effect on "
+                f"{settings.method}. Leave it out, or use --method dpo or simpo."
+            )
+
     def module(self, model: Any, head_dtype: torch.dtype | None, *, compiled: bool) -> PairLoss:
         self.loss = PairLoss(model, head_dtype)
         self.loss.settings = self.config.align

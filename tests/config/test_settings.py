@@ -457,6 +457,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     own |= {"model.kind": some.just(kind), "model.order": some.integers(1, 255)}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
     own |= {"lora.targets": some.just(("q", "v")), "lora.rank": some.just(0)}
+    own |= {"align.label_smoothing": shares(high=0.5, exclude_max=True)}
     own["model.rope_factor"] = shares(low=1.5, high=1e3)
     found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in leaves.items()}
     if kind == "gpt":
