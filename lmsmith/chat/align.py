@@ -325,6 +325,7 @@ class Preferences(Objective):
             rows = slice(None, None, 2)
             kl = kto_kl(*map(torch.from_numpy, (log_p[1::2], held_out.reference[1::2])))
         arrays = (log_p[rows], held_out.reference[rows], held_out.n_learned[rows], labels)
-        loss, sums = losses(settings, *map(torch.from_numpy, arrays), kl)
+        tensors = [torch.from_numpy(array) for array in arrays]
+        loss, sums = losses(settings, tensors[0], tensors[1], tensors[2], tensors[3], kl)
         metrics = self.metrics({name: float(value) for name, value in sums.items()})
         return Evaluation(float(loss.mean()), metrics=metrics)
