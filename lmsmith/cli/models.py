@@ -71,8 +71,8 @@ def _add_export(verbs: Verbs) -> None:
         choices=("hf", "gguf", "llmc", "onnx", "peft"),
         required=True,
         help="format; hf, for transformers: any Transformer or recurrent network, as a class of "
-        "transformers for presets llama and gpt2, else with its own code; gguf, for llama.cpp: "
-        "Llama- and GPT-2-like models; llmc, for llm.c: preset "
+        "transformers for presets llama, qwen3 and gpt2, else with its own code; gguf, for "
+        "llama.cpp: models like those of these presets; llmc, for llm.c: preset "
         "gpt2; onnx, for onnxruntime: any Transformer, with a KV "
         "cache; peft: the adapters of a run with LoRA",
     )

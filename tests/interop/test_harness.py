@@ -1,7 +1,6 @@
 """lm-evaluation-harness on our runs, and our tasks beside it and beside transformers' model.
 
-lm-eval needs its own environment (`pip install lm-eval transformers`); without it most of these are
-skipped.
+lm-eval has an environment of its own, which the slow tests make.
 """
 
 import json
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from other_versions import importable
 from random_models import random_model, saved
 
 import lmsmith
@@ -72,8 +72,10 @@ def test_our_tasks_give_the_log_likelihoods_of_transformers(ours: Any, lm: lmsmi
 
 
 @pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("lm_eval")
+def offline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    importable("lm-eval", request, monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
