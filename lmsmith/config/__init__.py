@@ -15,12 +15,13 @@ from lmsmith.config.optim import OPTIMIZERS, SCHEDULES, OptimConfig, ScheduleCon
 from lmsmith.config.rl import REWARDS, RL_TASKS, RLConfig
 from lmsmith.config.run import CHANGEABLE, LENGTH, RunConfig, settings
 from lmsmith.config.settings import Setting, flatten, read_toml, setting
-from lmsmith.config.train import TrainConfig
+from lmsmith.config.train import OBJECTIVES, TrainConfig
 
 __all__ = [
     "CHANGEABLE",
     "LENGTH",
     "MODEL_KINDS",
+    "OBJECTIVES",
     "OPTIMIZERS",
     "REWARDS",
     "RL_TASKS",
