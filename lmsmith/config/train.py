@@ -10,7 +10,10 @@ from lmsmith.config.settings import check, setting
 OBJECTIVES: Registry[Any] = Registry(
     "objective",
     "lmsmith.objectives",
-    {"cross-entropy": "lmsmith.train.objective:Objective"},
+    {
+        "cross-entropy": "lmsmith.train.objective:Objective",
+        "rl": "lmsmith.chat.rl.objective:RL",
+    },
 )
 """What a run minimizes: classes derived from `lmsmith.train.objective.Objective`."""
 
