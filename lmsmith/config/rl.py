@@ -14,6 +14,8 @@ RL_TASKS: Registry[Any] = Registry(
     "lmsmith.rl_tasks",
     {
         "arithmetic": f"{_HERE}.tasks:ARITHMETIC",
+        "story": f"{_HERE}.tasks:STORY",
+        "story_sums": f"{_HERE}.tasks:STORY_SUMS",
         "gsm8k": f"{_HERE}.tasks:GSM8K",
     },
 )
@@ -25,7 +27,7 @@ REWARDS: Registry[Any] = Registry(
     {
         name: f"{_HERE}.rewards:{name}"
         for name in (
-            *("exact", "contains", "last_number", "marked_number", "digits"),
+            *("exact", "contains", "asked", "last_number", "marked_number", "digits"),
             *("number_format", "marked_format"),
         )
     },

@@ -10,8 +10,9 @@ with equal rewards), `answer_tokens`, `longest_answer`, `finished_share` (of ans
 end token), `clip_fraction`, `kl`, and `sampler_gap`: the mean difference between log-probabilities
 of the sampler and the trainer in the first step of a rollout, where both have the same weights.
 
-An evaluation answers held-out problems greedily; its loss is minus the mean reward, so the best
-weights are those with the highest reward. RUN/reference has the starting weights if the loss has a
+An evaluation answers held-out problems greedily. Its loss is 1 - the mean reward, so the best
+weights are those with the highest reward; if the reward is 1 for a right answer and else 0, the
+loss is the share of wrong answers. RUN/reference has the starting weights if the loss has a
 KL term.
 """
 
@@ -223,7 +224,7 @@ class RL(Objective):
             context.run / "samples.md", context.step, [shown(group) for group in groups[:N_SAMPLES]]
         )
         return Evaluation(
-            -mean, metrics={"val_reward": mean, "val_answer_tokens": sum(lengths) / len(lengths)}
+            1 - mean, metrics={"val_reward": mean, "val_answer_tokens": sum(lengths) / len(lengths)}
         )
 
     def state_dict(self) -> Mapping[str, Any]:

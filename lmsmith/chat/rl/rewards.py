@@ -2,6 +2,8 @@
 
 exact           1 if the answer is the truth, apart from case, outer space and a final full stop
 contains        1 if the truth occurs in the answer as a complete word
+asked           1 if the answer to a question about a story, or a sum, is right: the sentence or its
+                point; for a continuation, any sentence that the grammar allows
 last_number     1 if the last number in the answer is the truth
 marked_number   1 if the number behind "####" is the truth, as in GSM8K's solutions
 digits          the share of the truth's characters that the answer has at their places, from
@@ -16,6 +18,7 @@ import re
 
 from lmsmith.chat.rl.task import Problem
 from lmsmith.evaluate.tasks.gsm8k import MARKED, NUMBER, number
+from lmsmith.text.story_questions import correct
 
 
 def exact(problem: Problem, answer: str) -> float:
@@ -25,6 +28,10 @@ def exact(problem: Problem, answer: str) -> float:
 def contains(problem: Problem, answer: str) -> float:
     words = re.escape(plain(str(problem.truth)))
     return float(re.search(rf"(?<!\w){words}(?!\w)", plain(answer)) is not None)
+
+
+def asked(problem: Problem, answer: str) -> float:
+    return float(correct(problem.about, answer))
 
 
 def last_number(problem: Problem, answer: str) -> float:

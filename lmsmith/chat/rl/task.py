@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from lmsmith.chat.conversations import Message
 from lmsmith.config import REWARDS
@@ -35,12 +35,14 @@ class Problem:
     """A prompt and what is known about its answer.
 
     `messages`: a conversation that ends with the user's turn. `truth`: the right answer, in the
-    form that the task's rewards read. `where`: the file and line it comes from, if any.
+    form that the task's rewards read. `where`: the file and line it comes from, if any. `about`:
+    anything else that a reward needs.
     """
 
     messages: tuple[Message, ...]
     truth: Any
     where: str = ""
+    about: Any = None
 
     @classmethod
     def of(cls, question: str, truth: Any, where: str = "") -> Self:
@@ -66,10 +68,10 @@ class RLTask(ABC):
     max_tokens  most tokens per answer, unless `rl.max_tokens` is set
     """
 
-    name: ClassVar[str]
-    what: ClassVar[str] = ""
-    rewards: ClassVar[tuple[str, ...]] = ("exact",)
-    max_tokens: ClassVar[int] = 256
+    name: str
+    what: str = ""
+    rewards: tuple[str, ...] = ("exact",)
+    max_tokens: int = 256
 
     def opened(self, data: Path | None) -> RLTask:
         """The task with the problems of a file. Raises DataError, ConfigError."""

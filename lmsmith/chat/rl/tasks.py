@@ -1,42 +1,44 @@
 """Built-in tasks of reinforcement learning.
 
     arithmetic   the sum of two numbers of two digits: "What is 12 + 34?" -> "46"
+    story        a passage of a generated story; who did something, what was it, where is it now?
+    story_sums   Lily had 4 apples and got 3 more: how many does she have now?
     gsm8k        word problems from a local file (Cobbe et al. 2021)
 
-Every tenth sum, chosen by a hash of its numbers, is held out: it is asked in evaluations and never
-trained on. Of a file, every tenth problem is.
+One in eight questions is held out by a hash (`lmsmith.text.story_questions`): evaluations ask it,
+and training never does. Of a file, every tenth problem is held out.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from lmsmith.chat.rl.task import Problem, RLTask, random_for
+from lmsmith.chat.rl.task import Problem, RLTask
 from lmsmith.errors import DataError
 from lmsmith.evaluate.tasks.files import files_of, read_rows, to_item
 from lmsmith.evaluate.tasks.gsm8k import GSM8K as GSM8K_ITEMS
+from lmsmith.text.story_questions import question
 
-HELD_OUT = 10  # one of so many problems
+HELD_OUT = 10  # one of so many problems of a file
 
 
-class Arithmetic(RLTask):
-    """Sums of two numbers from 10 to 99."""
+class Questions(RLTask):
+    """Questions of some kinds in turn, with the answers that `lmsmith demo` knows."""
 
-    name = "arithmetic"
-    what = "sums of two numbers of two digits"
-    max_tokens = 8
+    rewards = ("asked",)
+
+    def __init__(self, name: str, what: str, kinds: tuple[str, ...], max_tokens: int) -> None:
+        self.name, self.what, self.max_tokens = name, what, max_tokens
+        self.kinds = kinds
 
     def problem(self, seed: int, index: int, *, held_out: bool = False) -> Problem:
-        draw = random_for(self.name, seed, index, held_out)
-        while True:
-            a, b = draw.randint(10, 99), draw.randint(10, 99)
-            if is_held_out(f"{a} + {b}") == held_out:
-                return Problem.of(f"What is {a} + {b}?", str(a + b))
+        number, kind = divmod(index, len(self.kinds))
+        found = question(self.kinds[kind], seed, number, held_out=held_out)
+        return Problem(found.messages, found.answer, about=found)
 
 
 class FileTask(RLTask):
@@ -81,14 +83,12 @@ class Gsm8k(FileTask):
         return type(self)(problems)
 
 
-def is_held_out(text: str) -> bool:
-    """Whether a problem that is identified by `text` belongs to the held-out tenth."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % HELD_OUT == 0
-
-
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-ARITHMETIC, GSM8K = Arithmetic(), Gsm8k()
+ARITHMETIC = Questions("arithmetic", "sums of two numbers of two digits", ("arithmetic",), 8)
+STORY = Questions("story", "questions about generated stories", ("who", "what", "where"), 32)
+STORY_SUMS = Questions("story_sums", "sums told as stories", ("sum",), 16)
+GSM8K = Gsm8k()
