@@ -148,6 +148,16 @@ def write_answers(
     ]
     n_cut = sum(len(side) for side in found) - sum(len(side) for side in kept)
     notes = [f"rewards {', '.join(name for name, _, _ in options.judge.parts)}"]
+    n_unknown = sum(
+        tokenizer.count_unknown(f"{problem.question}{problem.truth}")
+        for side in sides
+        for problem in side
+    )
+    if n_unknown:
+        notes.append(
+            f"the tokenizer does not know {n_unknown:,} parts of the first problems and answers, so "
+            "some rewards may be out of reach"
+        )
     if n_cut:
         notes.append(f"{n_cut:,} of the first problems do not fit into the context")
     texts = [str(problem.truth) for problem in sides[1]]
