@@ -38,7 +38,8 @@ TUNE = {
 RL: dict[str, Any] = {
     "train.batch_size": 128,
     "rl.group_size": 8,
-    "learning_rate": 3e-4,
+    "learning_rate": 1e-4,
+    "schedule.warmup_steps": 40,
     "train.eval_every": 25,
     "train.log_every": 1,
     "train.stop_at_val_loss": 1 - STOP,

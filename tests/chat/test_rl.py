@@ -30,23 +30,23 @@ TINY = MACHINE | {
     "train.batch_size": 8,
     "rl.group_size": 4,
     "rl.eval_problems": 4,
-    "rl.rewards": "ones",
+    "rl.rewards": "sevens",
     "train.eval_every": 100,
     "train.keep": 99,
     "optim.learning_rate": 3e-3,
 }
 
 
-def ones(problem: Problem, answer: str) -> float:
-    """The share of the answer that is the character 1."""
-    return answer.count("1") / max(1, len(answer))
+def sevens(problem: Problem, answer: str) -> float:
+    """The share of the answer that is the character 7."""
+    return answer.count("7") / max(1, len(answer))
 
 
 @pytest.fixture(autouse=True)
 def reward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(REWARDS, "known", dict(REWARDS.known))
     monkeypatch.setattr(REWARDS, "_owners", dict(REWARDS._owners))
-    REWARDS.register("ones", ones)
+    REWARDS.register("sevens", sevens)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +101,9 @@ def test_every_method_raises_the_reward(place: Path, method: str) -> None:
         train__eval_every=20,
     )
     rewards = [line["reward"] for line in lines(run)]
-    assert sum(rewards[-5:]) > sum(rewards[:5]) + 1
+    assert sum(rewards[-10:]) > 1.5 * sum(rewards[:10])
     evaluated = [line["val_reward"] for line in lines(run, "eval")]
-    assert evaluated[-1] > evaluated[0]
+    assert evaluated[-1] >= evaluated[0]
     assert [line["val_loss"] for line in lines(run, "eval")] == [1 - x for x in evaluated]
     assert "What is" in (run / "samples.md").read_text()
     assert "(reward" in (run / "samples.md").read_text()
@@ -111,7 +111,7 @@ def test_every_method_raises_the_reward(place: Path, method: str) -> None:
 
 @pytest.mark.parametrize("lora", [0, 2])
 def test_sampler_and_trainer_agree_in_every_step(place: Path, lora: int) -> None:
-    """The decoder reads the live weights, and merged ones with LoRA, after each step."""
+    """The decoder reads the live weights, and merged sevens with LoRA, after each step."""
     truncation = {"rl.top_k": 20, "rl.top_p": 0.95, "rl.temperature": 1.2}
     run = run_on(place, f"agree-{lora}", **truncation, lora__rank=lora, train__steps=8)
     gaps = [line["sampler_gap"] for line in lines(run)]
@@ -158,15 +158,15 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from lmsmith.config import REWARDS
-from test_rl import ones, run_on
+from test_rl import sevens, run_on
 from pathlib import Path
 calls = [0]
 def killing(problem, answer):
     calls[0] += 1
     if calls[0] == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
-    return ones(problem, answer)
-REWARDS.register("ones", killing)
+    return sevens(problem, answer)
+REWARDS.register("sevens", killing)
 run_on(Path({place!r}), {name!r}, **{changes!r})
 """
 

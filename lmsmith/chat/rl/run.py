@@ -39,11 +39,11 @@ STEPS = 500
 N_TRAIN = 500  # training problems whose right answers are in RUN/tokens
 DEFAULTS: dict[str, Any] = {
     "optim.name": "adamw",
-    "optim.learning_rate": 1e-4,
+    "optim.learning_rate": 2e-5,
     "optim.embedding_learning_rate": 0.0,
     "optim.weight_decay": 0.0,
     "optim.clip_norm": 1.0,
-    "schedule.warmup_steps": 10,
+    "schedule.warmup_steps": 20,
     "schedule.cooldown_fraction": 0.0,
 }
 """A constant rate: rewards may still rise at any step. Large models need a lower one."""
