@@ -123,7 +123,8 @@ def test_sampler_and_trainer_agree_in_every_step(place: Path, lora: int) -> None
 def test_later_steps_of_a_rollout_clip_and_have_a_kl_term(place: Path) -> None:
     run = run_on(place, "several", rl__steps_per_rollout=3, rl__kl_weight=0.1, train__steps=9)
     found = lines(run)
-    assert [line["kl"] == pytest.approx(0, abs=1e-6) for line in found[:2]] == [True, False]
+    assert found[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert found[-1]["kl"] > 1e-6
     assert ["sampler_gap" in line for line in found] == [True, False, False] * 3
     rewards = [line["reward"] for line in found]
     assert rewards[0] == rewards[1] == rewards[2]
@@ -264,15 +265,6 @@ def test_mistakes_are_explained_and_leave_no_run(place: Path, tmp_path: Path) ->
     assert "train.objective = 'cross-entropy'" in message(
         ConfigError, train__objective="cross-entropy"
     )
-
-
-def test_train_refuses_the_objective(tmp_path: Path) -> None:
-    from lmsmith.train.start import train
-
-    text = tmp_path / "a.txt"
-    text.write_text("a b c\n" * 500)
-    with pytest.raises((UsageError, ConfigError), match="rl"):
-        train([str(text)], {"train.objective": "rl"}, out=tmp_path / "x", console=QUIET)
 
 
 def test_defaults_are_those_of_the_documentation() -> None:

@@ -139,7 +139,7 @@ def test_rows_have_the_answers_and_nothing_else() -> None:
         ids = [*group.prompt, *answer.ids][:-1]
         assert rows.inputs[row, : len(ids)].tolist() == ids
         assert (rows.inputs[row, len(ids) :] == 7).all()
-    parts = [rows.part(start, start + 5) for start in (0, 5, 10)]
+    parts = [rows.part(start, end) for start, end in ((0, 5), (5, 10), (10, 12))]
     for name in ("inputs", "old", "kept", "n_tokens"):
         joined = torch.cat([getattr(part, name) for part in parts])
         assert torch.equal(joined, getattr(rows, name))

@@ -21,6 +21,7 @@ from lmsmith.chat.masks import Masked, masked
 from lmsmith.chat.prepare import Speaker, own_speaker
 from lmsmith.chat.rl.objective import REFERENCE
 from lmsmith.chat.rl.options import Options, opened_task, options_of
+from lmsmith.chat.rl.rollouts import prompt_of
 from lmsmith.chat.rl.task import Problem
 from lmsmith.checkpoint import load_model
 from lmsmith.config import LENGTH, RL_TASKS, RunConfig
@@ -117,6 +118,8 @@ def gather(config: RunConfig, folder: Path, console: Console) -> tuple[RunConfig
         [task.problem(seed, n) for n in range(N_TRAIN)],
         [task.problem(0, n, held_out=True) for n in range(n_held_out)],
     )
+    for problem in (*sides[0], *sides[1]):
+        prompt_of(problem, speaker, options.max_tokens, T)  # a prompt that is too long stops here
     corpus = write_answers(sides, speaker, options, T, folder / "tokens")
     if config.rl.kl_weight:
         load_model(source)  # raises a clear error for damaged weights
