@@ -158,8 +158,8 @@ def write_answers(
     )
     if n_unknown:
         notes.append(
-            f"the tokenizer does not know {n_unknown:,} parts of the first problems and answers, so "
-            "some rewards may be out of reach"
+            f"the tokenizer does not know {n_unknown:,} parts of the first problems and "
+            "answers, so some rewards may be out of reach"
         )
     if n_cut:
         notes.append(f"{n_cut:,} of the first problems do not fit into the context")
