@@ -8,7 +8,7 @@
 
     train, resume, demo     make a run: a folder with checkpoints, metrics and the model
     Run                     a run folder: its config, metrics, summary and report
-    tune                    tune a run's model on conversations
+    tune, align             tune a run's model on conversations; train it on preferences
     rl                      reinforcement learning from rewards of its answers
     load, LM                load a run's model; generate and score text with it, chat with it
     evaluate, compare       score models on text files
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lmsmith.api import (
         LM,
         Run,
+        align,
         compare,
         demo,
         evaluate,
@@ -52,6 +53,7 @@ __all__ = [
     "LM",
     "Run",
     "Tokenizer",
+    "align",
     "compare",
     "demo",
     "errors",

@@ -2,7 +2,7 @@
 
     training.py   train, resume, demo, report        run.py       Run
     models.py     evaluate, compare, import, export  lm.py        load, LM
-    tuning.py     tune                               progress.py  progress bars and lines
+    tuning.py     tune, align                        progress.py  progress bars and lines
     reinforcement.py  rl                             data.py      prepare
 
 All calls raise subclasses of LmsmithError. Nothing is printed unless `progress` asks for it. torch
@@ -16,7 +16,7 @@ from lmsmith.api.models import Comparison, Exported, compare, evaluate, export, 
 from lmsmith.api.reinforcement import rl
 from lmsmith.api.run import Run
 from lmsmith.api.training import demo, report, resume, settings_from, train
-from lmsmith.api.tuning import tune
+from lmsmith.api.tuning import align, tune
 
 __all__ = [
     "LM",
@@ -24,6 +24,7 @@ __all__ = [
     "Exported",
     "Run",
     "SpecialTokens",
+    "align",
     "compare",
     "demo",
     "evaluate",
