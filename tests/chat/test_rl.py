@@ -14,7 +14,7 @@ import torch
 from chats import MACHINE, QUIET, SHORT, make_base
 from rich.console import Console
 
-from lmsmith.chat.rl.run import rl
+from lmsmith.chat.rl.run import rl, with_defaults
 from lmsmith.chat.rl.task import Problem
 from lmsmith.chat.rl.tasks import ARITHMETIC
 from lmsmith.chat.sft import tune
@@ -275,4 +275,7 @@ def test_mistakes_are_explained_and_leave_no_run(place: Path, tmp_path: Path) ->
 def test_defaults_are_those_of_the_documentation() -> None:
     config = RunConfig()
     assert dataclasses.asdict(config.rl)["method"] == "grpo"
+    found = with_defaults(Path("run"), "arithmetic", {"learning_rate": 1e-4}, "here")
+    assert found["optim.learning_rate"] == 1e-4
+    assert "learning_rate" not in found
     assert config.train.objective == "cross-entropy"

@@ -28,6 +28,7 @@ from lmsmith.config import LENGTH, RL_TASKS, RunConfig
 from lmsmith.data.conversations import FILE_NAME, FORMAT, Conversations
 from lmsmith.data.corpus import Corpus, Counts
 from lmsmith.errors import ConfigError, DataError
+from lmsmith.optim.rates import TOGETHER
 from lmsmith.run_folder import model_folder
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.files import save_tokenizer
@@ -95,6 +96,10 @@ def with_defaults(run: Path, task: str, changes: Mapping[str, Any], where: str) 
             )
     if task.endswith(".toml"):
         return {**changes, **fixed}
+    changes = dict(changes)
+    one_rate = changes.get("optim.name", "adamw") == "adamw"  # AdamW has one rate here
+    if one_rate and TOGETHER in changes and "optim.learning_rate" not in changes:
+        changes["optim.learning_rate"] = changes.pop(TOGETHER)
     length = {} if set(changes) & set(LENGTH) else {"train.steps": STEPS}
     return {**length, **DEFAULTS, **changes, **fixed}
 
