@@ -465,6 +465,8 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     own |= {"model.kind": some.just(kind), "model.order": some.integers(1, 255)}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
     own |= {"lora.targets": some.just(("q", "v")), "lora.rank": some.just(0)}
+    own |= {name: shares(exclude_min=True) for name in ("rl.top_p", "rl.clip_low")}
+    own |= {"rl.min_p": shares(), "rl.group_size": some.integers(2, 2**40)}
     own["model.rope_factor"] = shares(low=1.5, high=1e3)
     found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in leaves.items()}
     if kind == "gpt":
@@ -537,7 +539,7 @@ def test_writing_and_reading_toml_gives_the_same_config(
 @given(changes())
 def test_the_command_line_can_set_every_setting(values: dict[str, Any]) -> None:
     del values["data.mixture"]  # tables
-    for name in ("data.sources", "data.validation", "train.tasks"):
+    for name in ("data.sources", "data.validation", "train.tasks", "rl.rewards"):
         del values[name]  # a comma stands between entries, so a text with one is several
     as_text = {
         k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in values.items()
