@@ -37,9 +37,9 @@ TUNE = {
     "data.validation_fraction": 0.01,
 }
 RL: dict[str, Any] = {
-    "train.batch_size": 128,
+    "train.batch_size": 512,
     "rl.group_size": 8,
-    "learning_rate": 1e-4,
+    "learning_rate": 5e-5,
     "schedule.warmup_steps": 40,
     "train.eval_every": 25,
     "train.log_every": 1,
