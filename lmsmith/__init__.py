@@ -9,6 +9,7 @@
     train, resume, demo     make a run: a folder with checkpoints, metrics and the model
     Run                     a run folder: its config, metrics, summary and report
     tune, align             tune a run's model on conversations; train it on preferences
+    rl                      reinforcement learning from rewards of its answers
     load, LM                load a run's model; generate and score text with it, chat with it
     evaluate, compare       score models on text files
     report                  plots of runs in one HTML file
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         prepare,
         report,
         resume,
+        rl,
         train,
         tune,
     )
@@ -63,6 +65,7 @@ __all__ = [
     "prepare",
     "report",
     "resume",
+    "rl",
     "train",
     "tune",
 ]

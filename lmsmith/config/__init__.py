@@ -13,6 +13,7 @@ from lmsmith.config.align import AlignConfig
 from lmsmith.config.data import DataConfig, DataSource
 from lmsmith.config.model import MODEL_KINDS, ModelConfig, NeuralConfig
 from lmsmith.config.optim import OPTIMIZERS, SCHEDULES, OptimConfig, ScheduleConfig
+from lmsmith.config.rl import REWARDS, RL_TASKS, RLConfig
 from lmsmith.config.run import CHANGEABLE, LENGTH, RunConfig, settings
 from lmsmith.config.settings import Setting, flatten, read_toml, setting
 from lmsmith.config.train import OBJECTIVES, TrainConfig
@@ -23,6 +24,8 @@ __all__ = [
     "MODEL_KINDS",
     "OBJECTIVES",
     "OPTIMIZERS",
+    "REWARDS",
+    "RL_TASKS",
     "SCHEDULES",
     "AlignConfig",
     "DataConfig",
@@ -30,6 +33,7 @@ __all__ = [
     "ModelConfig",
     "NeuralConfig",
     "OptimConfig",
+    "RLConfig",
     "RunConfig",
     "ScheduleConfig",
     "Setting",

@@ -13,6 +13,7 @@ from lmsmith.config.data import DataConfig
 from lmsmith.config.lora import LoraConfig
 from lmsmith.config.model import MODEL_KINDS, ModelConfig, NeuralConfig
 from lmsmith.config.optim import OptimConfig, ScheduleConfig
+from lmsmith.config.rl import RLConfig
 from lmsmith.config.settings import Setting, nearest, parse, setting, settings_of
 from lmsmith.config.train import TrainConfig
 from lmsmith.errors import ConfigError
@@ -37,6 +38,7 @@ class RunConfig:
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     align: AlignConfig = dataclasses.field(default_factory=AlignConfig)
+    rl: RLConfig = dataclasses.field(default_factory=RLConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 

@@ -13,6 +13,7 @@ OBJECTIVES: Registry[Any] = Registry(
     {
         "cross-entropy": "lmsmith.train.objective:Objective",
         "preferences": "lmsmith.chat.align:Preferences",
+        "rl": "lmsmith.chat.rl.objective:RL",
     },
 )
 """What a run minimizes: classes derived from `lmsmith.train.objective.Objective`."""

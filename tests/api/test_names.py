@@ -61,6 +61,7 @@ SETTING_VERBS = {"train": api.train, "resume": api.resume}
 OTHER_CALLS = {
     "tune": "lmsmith.api:tune",
     "align": "lmsmith.api:align",
+    "rl": "lmsmith.api:rl",
     "replay": "lmsmith.train.replay:replay",
     "serve": "lmsmith.serve.server:run",
     "verify": "lmsmith.verify:run",
