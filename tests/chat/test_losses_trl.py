@@ -23,7 +23,7 @@ from lmsmith.train.replica import Replica
 from lmsmith.train.step import gradient
 
 SCRIPT = Path(__file__).with_name("use_trl.py")
-ONE = SHORT | {"train.steps": 1, "optim.learning_rate": 1e-9}
+ONE = SHORT | {"train.steps": 1}
 # our method -> our settings, TRL's trainer, its options
 CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "sft": ({}, "SFT", {}),
@@ -43,23 +43,27 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 }
 
 
-def ours(run: Path, settings: dict[str, Any], noise: float) -> dict[str, Any]:
-    """Our loss, gradients and batch at the first step, with weights that have moved from the
-    reference.
+def ours(run: Path, base: Path, settings: dict[str, Any], noise: float) -> dict[str, Any]:
+    """Our loss, gradients and batch at the first step of `run`, with weights that have moved from
+    those of the reference, `base`.
     """
     config, corpus = open_run(run)
     config = config.changed(settings | {"train.dtype": "float64"}, where="the test")
     model = config.neural.build().double()
-    model.load_state_dict(load_model(run / "model")[0])
+    model.load_state_dict(load_model(base / "model")[0])
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     replica = Replica(model, config)
     batches: Any = replica.objective.batches(corpus)
     replica.objective.start(run, corpus, replica, batches, lambda message: None)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += noise * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-    replica.objective.before_gradient(replica, batches, 0)
+    for seed in range(20):  # in KTO, until the KL estimate is not clamped to 0
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                draw = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+                p.copy_(start[name] + noise * draw)
+        replica.objective.before_gradient(replica, batches, 0)
+        if config.align.method != "kto" or float(replica.objective.loss.kl) > 0.1:  # type: ignore
+            break
     loss, _ = gradient(replica, batches, 0)
     return {
         "loss": loss,
@@ -79,7 +83,10 @@ def examples(found: dict[str, Any], trainer: str) -> list[dict[str, Any]]:
     if trainer == "SFT":
         spans = [slice(*some.starts[m : m + 2].tolist()) for m in found["batches"].members(0)]
         return [
-            {"input_ids": some.ids[s].tolist(), "assistant_masks": some.learned[s].astype(int).tolist()}
+            {
+                "input_ids": some.ids[s].tolist(),
+                "assistant_masks": some.learned[s].astype(int).tolist(),
+            }
             for s in spans
         ]
     return [
@@ -117,7 +124,11 @@ def _example(batch: Any, row: int, trainer: str) -> dict[str, Any]:
 def write_pairs(path: Path, n: int = 60) -> None:
     with path.open("w") as file:
         for i in range(n):
-            record = {"prompt": f"saw {i}?", "chosen": f"x {i * i}", "rejected": "y z" * (1 + i % 3)}
+            record = {
+                "prompt": f"saw {i}?",
+                "chosen": f"x {i * i}",
+                "rejected": "y z" * (1 + i % 3),
+            }
             file.write(json.dumps(record) + "\n")
 
 
@@ -146,7 +157,7 @@ def test_losses_and_gradients_are_those_of_trls_trainers(
             given_settings = ONE | settings | {"align.method": method, "train.batch_size": 8}
             place = tmp_path / name.replace(" ", "-")
             run, _ = align(sft, [str(source)], given_settings, out=place, console=QUIET)
-        one = ours(run, settings if method != "sft" else {"train.batch_size": 4}, 0.05)
+        one = ours(run, sft, settings if method != "sft" else {"train.batch_size": 4}, 0.03)
         architecture = architecture_for(one["model"])
         given.append(
             {
@@ -170,7 +181,5 @@ def test_losses_and_gradients_are_those_of_trls_trainers(
         wanted = architecture.to_ours(one["model"], case["gradients"], tmp_path)
         assert set(wanted) == set(one["gradients"])
         for parameter, value in wanted.items():
-            torch.testing.assert_close(
-                one["gradients"][parameter], value.double(), rtol=1e-5, atol=1e-8,
-                msg=lambda text, at=f"{name}, {parameter}": f"{at}: {text}",
-            )  # fmt: skip
+            difference = (one["gradients"][parameter] - value).abs().max()
+            assert difference <= 1e-5 * value.abs().max(), (name, parameter)

@@ -36,7 +36,9 @@ COLUMNS: dict[str, dict[str, list[Any]]] = {
 def model_of(settings: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     config = AutoConfig.for_model(**settings)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
+    known = model.state_dict()
+    full = {n if n in known else f"{model.base_model_prefix}.{n}": t for n, t in tensors.items()}
+    unexpected = model.load_state_dict(full, strict=False).unexpected_keys
     assert not unexpected, unexpected
     return model
 
@@ -76,8 +78,11 @@ def compute(case: dict[str, Any], folder: str) -> None:
         loss = trainer.compute_loss(model, trainer.data_collator(case["examples"]))
     loss.backward()
     case["loss"] = loss.item()
-    case["gradients"] = {
-        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    prefix = f"{model.base_model_prefix}."
+    case["gradients"] = {  # by the names of `tensors`
+        name if name in case["tensors"] else name.removeprefix(prefix): p.grad.clone()
+        for name, p in model.named_parameters()
+        if p.grad is not None
     }
 
 
