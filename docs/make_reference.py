@@ -224,7 +224,7 @@ def _values(leaf: Setting) -> str:
 def api_page() -> str:
     """The public names with their signatures and docstrings."""
     text = "# Python API\n\n" + docstring(lmsmith) + "\n"
-    names = [n for n in lmsmith.__all__ if n not in ("__version__", "errors", "extend")]
+    names = sorted({*lmsmith.__all__, "LM", "Run"})
     text += "## lmsmith\n\n"
     for name in sorted(names, key=str.lower):
         # A submodule of the same name stands for the function once it is imported.

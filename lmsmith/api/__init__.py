@@ -2,9 +2,9 @@
 
     training.py   train, resume, demo, report        run.py       Run
     models.py     evaluate, import, export           lm.py        load, LM
-    comparison.py compare                            tuning.py    tune
+    comparison.py compare                            tuning.py    tune, align
     progress.py   progress bars and lines            data.py      prepare
-    planning.py   plan
+    planning.py   plan                               reinforcement.py  rl
 
 All calls raise subclasses of LmsmithError. Nothing is printed unless `progress` asks for it. torch
 is imported only when a call needs it.
@@ -16,9 +16,10 @@ from lmsmith.api.generation import SpecialTokens
 from lmsmith.api.lm import LM, load
 from lmsmith.api.models import Exported, evaluate, export, import_model
 from lmsmith.api.planning import plan
+from lmsmith.api.reinforcement import rl
 from lmsmith.api.run import Run
 from lmsmith.api.training import demo, report, resume, settings_from, train
-from lmsmith.api.tuning import tune
+from lmsmith.api.tuning import align, tune
 
 __all__ = [
     "LM",
@@ -26,6 +27,7 @@ __all__ = [
     "Exported",
     "Run",
     "SpecialTokens",
+    "align",
     "compare",
     "demo",
     "evaluate",
@@ -36,6 +38,7 @@ __all__ = [
     "prepare",
     "report",
     "resume",
+    "rl",
     "settings_from",
     "train",
     "tune",

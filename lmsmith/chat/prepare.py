@@ -17,7 +17,7 @@ learned is left, it is dropped. Both are counted in the notes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,16 @@ SHARE, MOST = 0.1, 500  # of the conversations are held out, if nothing else is 
 DEFAULT = "lmsmith"
 
 
-def gather(config: RunConfig, folder: Path, console: Console) -> tuple[RunConfig, Corpus]:
+def gather(
+    config: RunConfig,
+    folder: Path,
+    console: Console,
+    prepare_tokens: Callable[[RunConfig, Speaker, Path], Corpus] | None = None,
+) -> tuple[RunConfig, Corpus]:
     """Writes tokens and model of a new run into `folder`. Raises DataError, ConfigError,
     TokenizerError, CheckpointError, StorageError.
+
+    `prepare_tokens`: writes the tokens; default: those of conversations.
     """
     source = model_folder(Path(config.train.init_from))
     tensors, content = load_model(source)
@@ -64,7 +71,7 @@ def gather(config: RunConfig, folder: Path, console: Console) -> tuple[RunConfig
     if config.lora.rank and config.lora.embeddings == "auto":
         learned = "yes" if speaker.added else "no"  # frozen, all new tokens would stay the same
         config = config.changed({"lora.embeddings": learned}, where="what was chosen")
-    corpus = prepare(config.data, config.model.context_length or 0, speaker, folder / "tokens")
+    corpus = (prepare_tokens or _conversations)(config, speaker, folder / "tokens")
     added = [special_tokens(tokenizer)[name] for name in speaker.added]
     used = np.setdiff1d(np.arange(before.vocab_size), [*speaker.unused, *added])
     tensors = with_rows(tensors, before, config.neural, added, used)
@@ -179,6 +186,10 @@ def _shapes(config: NeuralConfig) -> dict[str, tuple[int, ...]]:
 
 
 # ---- conversations -------------------------------------------------------------------------------
+
+
+def _conversations(config: RunConfig, speaker: Speaker, folder: Path) -> Corpus:
+    return prepare(config.data, config.model.context_length or 0, speaker, folder)
 
 
 def prepare(data: DataConfig, context_length: int, speaker: Speaker, folder: Path) -> Corpus:

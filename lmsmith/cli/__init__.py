@@ -23,6 +23,7 @@ from lmsmith.cli import (
     inspection,
     models,
     plan,
+    rl,
     runs,
     serve,
     tokenizer,
@@ -85,6 +86,7 @@ def verbs(arguments: Sequence[str] = ()) -> Verbs:
     for module in (
         runs,
         chat,
+        rl,
         use,
         serve,
         inspection,

@@ -55,7 +55,11 @@ class CpuDecoder:
         config = model.config
         # As many threads as PyTorch has: a run or a test may have lowered them.
         most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-        self.threads = StepThreads(min(torch.get_num_threads(), most), numba.set_num_threads)
+        threads = torch.get_num_threads()
+        self.threads = StepThreads(min(threads, most), numba.set_num_threads)
+        # The first call starts numba's threads, which sets OpenMP's number of threads for PyTorch
+        # too. Without this line, a run would continue with more threads and other last bits.
+        torch.set_num_threads(threads)
         self.model, self.config, self.n_slots = model, config, n_slots
         self.n_rows = max(n_rows, n_slots)
         self.number = np.float64 if arithmetic(model) == torch.float64 else np.float32

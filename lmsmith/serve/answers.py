@@ -97,8 +97,8 @@ class Generation:
                     common.seed,
                     index,
                     writer.ends,
-                    report or score,
-                    constraints[len(self._jobs)] if constraints else None,
+                    log_probabilities=report or score,
+                    constraint=constraints[len(self._jobs)] if constraints else None,
                 )
                 self._jobs.append(
                     Job(

@@ -198,6 +198,14 @@ class Grammar:
                     reach(position, left, values, log_probability)
         return total
 
+    def alternatives(self, name: str) -> list[str]:
+        """The alternatives of a rule, as written."""
+        return self._alternatives[name]
+
+    def parts(self, name: str) -> Parts:
+        """The parts of a rule. A rule of several alternatives has one part, a `Choice`."""
+        return self._rule(name)
+
     def _rule(self, name: str) -> Parts:
         """Returns the parts of the rule, parsed when it is first used."""
         if name not in self._parsed:

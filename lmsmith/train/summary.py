@@ -56,6 +56,9 @@ def summary_of_run(context: Context, first_step: int) -> dict[str, Any]:
         summary["forecast"] = forecast(
             config, gpu=context.device.type == "cuda", world=context.ranks.world
         )
+    if state.val_metrics:
+        summary["val_metrics"] = state.val_metrics
+        summary["best_val_metrics"] = state.best_val_metrics
     if finished == "requested":
         summary["stop_reason"] = context.stop_reason
     return dict(finite(summary))

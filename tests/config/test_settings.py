@@ -97,6 +97,22 @@ BAD: dict[str, list[Any]] = {
     "train.threads": [-1],
     "lora.rank": [-1],
     "lora.alpha": [-1.0],
+    "align.beta": [-0.1, math.inf, math.nan],
+    "align.gamma": [-0.1, math.inf, math.nan],
+    "align.label_smoothing": [-0.1, 0.5, math.nan],
+    "align.max_length": [-1],
+    "rl.group_size": [1],
+    "rl.max_tokens": [-1],
+    "rl.temperature": [0.0, -1.0, math.inf, math.nan],
+    "rl.top_k": [-1],
+    "rl.top_p": [0.0, 1.1, math.nan],
+    "rl.min_p": [-0.1, 1.1, math.nan],
+    "rl.steps_per_rollout": [0],
+    "rl.clip_low": [0.0, 1.1, math.nan],
+    "rl.clip_high": [-0.1, math.inf, math.nan],
+    "rl.kl_weight": [-0.1, math.inf, math.nan],
+    "rl.overlong_buffer": [-1],
+    "rl.eval_problems": [0],
 }
 GOOD: dict[str, list[Any]] = {
     "model.n_head": [1, 2, 3, 192],
@@ -455,6 +471,9 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     own |= {"model.kind": some.just(kind), "model.order": some.integers(1, 255)}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
     own |= {"lora.targets": some.just(("q", "v")), "lora.rank": some.just(0)}
+    own |= {"align.label_smoothing": shares(high=0.5, exclude_max=True)}
+    own |= {name: shares(exclude_min=True) for name in ("rl.top_p", "rl.clip_low")}
+    own |= {"rl.min_p": shares(), "rl.group_size": some.integers(2, 2**40)}
     own["model.rope_factor"] = shares(low=1.5, high=1e3)
     found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in leaves.items()}
     if kind == "gpt":
@@ -528,7 +547,7 @@ def test_writing_and_reading_toml_gives_the_same_config(
 @given(changes())
 def test_the_command_line_can_set_every_setting(values: dict[str, Any]) -> None:
     del values["data.mixture"]  # tables
-    for name in ("data.sources", "data.validation", "train.tasks"):
+    for name in ("data.sources", "data.validation", "train.tasks", "rl.rewards"):
         del values[name]  # a comma stands between entries, so a text with one is several
     as_text = {
         k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in values.items()

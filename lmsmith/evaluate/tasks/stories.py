@@ -17,70 +17,20 @@ Which mention becomes a question is drawn before the story, so nothing behind it
 from __future__ import annotations
 
 import math
-from bisect import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
 
 from lmsmith.evaluate.tasks.task import ChoiceTask, Item, Row
-from lmsmith.text.grammar import (
-    Choice,
-    Draw,
-    Record,
-    Slot,
-    Table,
-    draw_source,
-    must_draw,
-    spoken,
-)
 from lmsmith.text.grammar_prefix import after, log_probability, then
 from lmsmith.text.stories import story_grammar
+from lmsmith.text.story_trace import Mention, trace
 
 N_ITEMS = 500
 SEED = 7_040_501  # the demo's stories have other seeds
 N_OBJECTS = 4
 N_MENTIONS = 6  # the question is about one of the first six mentions that qualify
-
-
-@dataclass(frozen=True)
-class Mention:
-    """A word in a story that names a record bound to a variable."""
-
-    start: int
-    variable: str
-    form: str
-    record: Record
-    table: Table | None  # where the record was drawn from, at its first mention
-
-
-def trace(random: Random) -> tuple[str, list[Mention]]:
-    """A story with its mentions, by the grammar's own choices."""
-    grammar = story_grammar()
-    names = {index: name for name, index in grammar.variables.items()}
-    values: list[Record | None] = [None] * len(names)
-    text, mentions, stack = "", list[Mention](), list(grammar.start)
-    while stack:
-        node = stack.pop()
-        table = None
-        if isinstance(node, str):
-            text += node
-            continue
-        if isinstance(node, Choice):
-            stack.extend(node.options[bisect(node.cumulative, random.random())])
-            continue
-        if isinstance(node, Draw):
-            if must_draw(node, values):
-                table, excluded = draw_source(node, values)
-                values[node.slot.variable] = table.draw(random, excluded)
-            node = node.slot
-        assert isinstance(node, Slot)
-        record = values[node.variable]
-        assert record is not None
-        mentions.append(Mention(len(text), names[node.variable], node.form, record, table))
-        text += spoken(node, values)
-    return text, mentions
 
 
 class StoryTask(ChoiceTask):
@@ -91,13 +41,13 @@ class StoryTask(ChoiceTask):
         random, found = Random(SEED), list[Row]()
         while len(found) < N_ITEMS:
             which = random.randrange(N_MENTIONS)
-            story, mentions = trace(random)
-            if row := self.question(story, mentions, which, random):
+            told = trace(random)
+            if row := self.question(told.text, told.mentions, which, random):
                 found.append(row)
         return found
 
     def question(
-        self, story: str, mentions: list[Mention], which: int, random: Random
+        self, story: str, mentions: Sequence[Mention], which: int, random: Random
     ) -> Row | None:
         """Context, choices and the right one, at mention number `which` of those that qualify;
         None if the story has fewer.
@@ -120,7 +70,7 @@ class StoryCharacter(StoryTask):
     chance = 0.5
 
     def question(
-        self, story: str, mentions: list[Mention], which: int, random: Random
+        self, story: str, mentions: Sequence[Mention], which: int, random: Random
     ) -> Row | None:
         named: dict[str, str] = {}
         places = []
@@ -144,7 +94,7 @@ class StoryObject(StoryTask):
     chance = 1 / N_OBJECTS
 
     def question(
-        self, story: str, mentions: list[Mention], which: int, random: Random
+        self, story: str, mentions: Sequence[Mention], which: int, random: Random
     ) -> Row | None:
         things = [mention for mention in mentions if mention.variable == "thing"]
         places = [m for m in things[1:] if not m.form and _behind_space(story, m)]
