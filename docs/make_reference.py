@@ -244,6 +244,8 @@ def api_page() -> str:
 
 def _entry(name: str, thing: Any) -> str:
     text = f"### {name}\n\n"
+    if typing.get_origin(thing):  # an alias of a type
+        return text + f"```python\n{name.split('.')[-1]} = {_annotation(thing)}\n```\n\n"
     if not isinstance(thing, type):
         return text + signature(name, thing) + docstring(thing)
     text += docstring(thing)
