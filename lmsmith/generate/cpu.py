@@ -55,11 +55,9 @@ class CpuDecoder:
         config = model.config
         # As many threads as PyTorch has: a run or a test may have lowered them.
         most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-        threads = torch.get_num_threads()
-        self.threads = StepThreads(min(threads, most), numba.set_num_threads)
-        # The first call starts numba's threads, which sets OpenMP's number of threads for PyTorch
-        # too. Without this line, a run would continue with more threads and other last bits.
-        torch.set_num_threads(threads)
+        threads = min(torch.get_num_threads(), most)
+        use_threads(threads)  # the first call starts numba's threads, before any kernel does
+        self.threads = StepThreads(threads, use_threads)
         self.model, self.config, self.n_slots = model, config, n_slots
         self.n_rows = max(n_rows, n_slots)
         self.number = np.float64 if arithmetic(model) == torch.float64 else np.float32
@@ -203,6 +201,18 @@ class CpuDecoder:
         if cap:
             kernels.soft_cap(self.logits, B, V, self.number(cap))
         return torch.from_numpy(self.logits)[:B, :V]
+
+
+def use_threads(n: int) -> None:
+    """Sets the number of threads of compiled kernels.
+
+    Where numba's threads are OpenMP's, this also sets PyTorch's number, and a run that decodes
+    would continue with another number of threads and other last bits. So PyTorch's is set back.
+    """
+    threads = torch.get_num_threads()
+    numba.set_num_threads(n)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 class _Layer:
