@@ -9,10 +9,17 @@ h is how much more the policy prefers the chosen answer than the reference does:
 
     h = ln policy(chosen) - ln policy(rejected) - ln reference(chosen) + ln reference(rejected)
 
-In IPO all log-probabilities are means over the answer's tokens, as in TRL. m is the difference of
-the policy's mean log-probabilities; SimPO has no reference. KTO has single answers, desirable or
-not: r = beta (ln policy - ln reference) is an answer's reward, and z = beta KL is the mean reward
-of answers to other prompts, at least 0, and has no gradient.
+In IPO all log-probabilities are means over the answer's tokens, as in TRL. The paper's eq. 17 has
+log-probabilities of answers, which are sums. The target 1 / (2 beta) is one number for all pairs,
+and with sums long answers would reach it by a small change per token. m is the difference of the
+policy's mean log-probabilities; SimPO has no reference.
+
+KTO has single answers, desirable or not: r = beta (ln policy - ln reference) is an answer's reward,
+and z = beta KL is the mean reward of answers to other prompts, at least 0, and has no gradient. The
+paper and TRL estimate the KL from the answers of the same micro-batch, each paired with the next
+prompt. Here each prompt has one other answer for the run (`lmsmith/chat/pairs.py`), so that its
+reference log-probability is computed once, and the mean is over the full batch: the loss does not
+depend on the size of the micro-batch or the number of ranks. For equal rows the loss equals TRL's.
 
 With label smoothing e, DPO's and SimPO's loss is (1 - e) loss(h) + e loss(-h) (Mitchell 2023,
 "A note on DPO with noisy preferences").

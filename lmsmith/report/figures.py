@@ -54,7 +54,7 @@ def curves(runs: Sequence[Run], *, named: bool = False) -> str:
     seconds, unit = _seconds_unit(runs)
     by_time = [_loss_lines(run, i, shared, "seconds", seconds) for i, run in enumerate(runs)]
     y_range = _loss_range([*chain(*by_step)])
-    title = f"Loss in nats per token{_cut_off(chain(*by_step), y_range[1])}"
+    title = f"{_loss_title(runs)}{_cut_off(chain(*by_step), y_range[1])}"
     charts = [
         line_chart(title, [*chain(*by_step)], x_label="steps", y_range=y_range),
         line_chart(
@@ -68,7 +68,7 @@ def curves(runs: Sequence[Run], *, named: bool = False) -> str:
         _learning_rates(runs),
         *(_small_chart(runs, title, name) for title, name in _SMALL.items()),
     ]
-    small += _task_charts(runs)
+    small += [*preference_charts(runs), *_task_charts(runs)]
     if not shared:
         names, about = legend(by_step[0]), ""
     else:
@@ -150,6 +150,36 @@ def _loss_lines(run: Run, colour: int, shared: bool, axis: str, unit: float) -> 
     )
     raw = Line(x, loss, 1, "faint")
     return [smoothed, validation] if shared else [raw, smoothed, validation]
+
+
+def _loss_title(runs: Sequence[Run]) -> str:
+    objectives = {run.settings.get("train.objective", "cross-entropy") for run in runs}
+    titles = {"cross-entropy": "Loss in nats per token", "preferences": "Loss of a preference"}
+    return titles.get(objectives.pop(), "Loss") if len(objectives) == 1 else "Loss"
+
+
+def preference_charts(runs: Sequence[Run]) -> list[str]:
+    """Small charts of preference training: rewards (for a single run), margins, accuracies. Dots
+    are the held-out values.
+    """
+    runs = [run for run in runs if any("rewards/margins" in row for row in run.evals)]
+    if not runs:
+        return []
+    charts = []
+    if len(runs) == 1:
+        sides = list(enumerate(("chosen", "rejected")))
+        lines = [_small_line(runs[0], f"rewards/{side}", i, side) for i, side in sides]
+        dots = [_dots(runs[0], f"rewards/{side}", i) for i, side in sides]
+        charts.append(_chart("Rewards", [*lines, *dots], named=True))
+    for title, name in (("margins", "rewards/margins"), ("accuracies", "rewards/accuracies")):
+        lines = [_small_line(run, name, colour) for colour, run in enumerate(runs)]
+        dots = [_dots(run, name, colour) for colour, run in enumerate(runs)]
+        charts.append(_chart(f"Reward {title}, dots: held out", [*lines, *dots]))
+    return charts
+
+
+def _dots(run: Run, name: str, colour: int) -> Line:
+    return Line(column(run.evals, "step"), column(run.evals, name), colour, dots=True)
 
 
 def _loss_range(lines: Sequence[Line]) -> tuple[float, float]:
@@ -253,8 +283,10 @@ def _chart(title: str, lines: Sequence[Line], *, named: bool = False) -> str:
     if not len(values):
         return ""
     # A single spike of the gradient norm must not flatten the rest of the curve.
-    high = float(min(values.max(), 3 * np.quantile(values, 0.98)))
-    y_range = (0.0, 1.08 * high or 1.0)
+    highest, most = float(values.max()), 3 * float(np.quantile(values, 0.98))
+    high = max(0.0, min(highest, most) if most > 0 else highest)
+    low = min(0.0, 1.08 * float(values.min()))
+    y_range = (low, 1.08 * high or (0.0 if low < 0 else 1.0))
     return line_chart(title, lines, x_label="steps", y_range=y_range, n_ticks=3, named=named)
 
 

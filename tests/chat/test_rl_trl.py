@@ -56,7 +56,7 @@ def two_steps(run: Path, settings: dict[str, Any]) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for p in model.parameters():
-            p += 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            p.add_(0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     loss, _ = gradient(replica, batches, 1)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     gradients = {name: p.grad for name, p in model.named_parameters()}

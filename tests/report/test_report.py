@@ -460,3 +460,26 @@ def test_singular_and_plural(tmp_path: Path, layers: int, words: str) -> None:
     sizes = {"model.n_layer": layers, "model.n_head": 1}
     run = make_run(tmp_path / "run", **sizes)
     assert words in Page(write_report([run], tmp_path / "a.html")).text
+
+
+def test_preference_training_has_charts_of_rewards_that_may_be_negative(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", **{"train.objective": "preferences"})
+    lines = list(map(json.loads, (folder / "metrics.jsonl").read_text("utf-8").splitlines()))
+    for line in lines:
+        if line["kind"] != "event":
+            side = {"rewards/chosen": -0.1 * line["step"], "rewards/rejected": -0.3 * line["step"]}
+            line |= side | {"rewards/margins": 0.2 * line["step"], "rewards/accuracies": 0.75}
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    page = write_report([folder], tmp_path / "report.html").read_text(encoding="utf-8")
+    for title in ("Loss of a preference", "Rewards", "Reward margins", "Reward accuracies"):
+        assert title in page, title
+    assert "Loss in nats per token" not in page
+    rewards = page[page.index('aria-label="Rewards"') :].split("</figure>")[0]
+    assert "chosen" in rewards
+    assert re.search(r"[-\u2212]6", rewards)  # the scale reaches the last rejected reward
+    assert "Reward" not in (make_page(tmp_path / "plain"))
+
+
+def make_page(folder: Path) -> str:
+    out = write_report([make_run(folder)], folder.parent / "plain.html")
+    return out.read_text(encoding="utf-8")
