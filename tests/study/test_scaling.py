@@ -33,11 +33,11 @@ def test_exact_data_give_the_parameters_to_1e_3() -> None:
 
 def test_the_optimum_is_the_minimum_at_the_budget() -> None:
     N, D = EPOCH_AI.optimal(5.76e23)
-    assert 6 * N * D == pytest.approx(5.76e23)
+    assert pytest.approx(5.76e23) == 6 * N * D
     others = N * np.linspace(0.5, 2, 2001)
     losses = EPOCH_AI(others, 5.76e23 / 6 / others)
     assert others[losses.argmin()] == pytest.approx(N, rel=2e-3)
-    assert D / N == pytest.approx(20, rel=0.35)  # Chinchilla's 20 tokens per parameter, about
+    assert pytest.approx(20, rel=0.35) == D / N  # Chinchilla's 20 tokens per parameter, about
 
 
 @pytest.mark.slow
