@@ -1,7 +1,7 @@
 """Scaling laws: fits with intervals, and predictions of larger runs.
 
-- **Parametric** (Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", approach 3):
-  L(N, D) = E + A / N^alpha + B / D^beta for N parameters and D tokens, fitted by the Huber loss of
+- **Parametric** (Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", approach
+  3): L(N, D) = E + A / N^alpha + B / D^beta for N parameters and D tokens, fitted by the Huber loss of
   log L from many starting points with L-BFGS. The sum of the losses is minimized, not their mean,
   and to convergence: Epoch AI (Besiroglu et al. 2024, arXiv:2404.10102) shows that the published
   numbers come from an optimizer that stopped early.
@@ -175,7 +175,7 @@ def best_size(N: Sequence[float] | Floats, L: Sequence[float] | Floats) -> tuple
 
 
 def exponent(C: Sequence[float] | Floats, N: Sequence[float] | Floats) -> tuple[float, float]:
-    """The exponent a of N proportional to C^a, and the logarithm of its factor, by least squares."""
+    """Fits N = exp(b) C^a by least squares of logarithms; returns a and b."""
     a, b = np.polyfit(np.log(np.asarray(C, np.float64)), np.log(np.asarray(N, np.float64)), 1)
     return float(a), float(b)
 

@@ -82,7 +82,7 @@ def test_isoflop() -> None:
 
 
 def test_bad_points() -> None:
-    with pytest.raises(ConfigError, match="at least 5 runs .* there are 2"):
+    with pytest.raises(ConfigError, match=r"at least 5 runs .* there are 2"):
         fit_parametric([1e6, 2e6], [1e6, 1e6], [3.0, 2.9])
     with pytest.raises(ConfigError, match="the losses of a fit must be positive and finite"):
         fit_parametric([1e6] * 6, [1e6] * 6, [3.0, 2.9, 1, np.nan, 2, 2], starts=FEW)
