@@ -3,7 +3,7 @@
     training.py   train, resume, demo, report        run.py       Run
     models.py     evaluate, compare, import, export  lm.py        load, LM
     tuning.py     tune                               progress.py  progress bars and lines
-    data.py       prepare
+    data.py       prepare                            studies.py   study
 
 All calls raise subclasses of LmsmithError. Nothing is printed unless `progress` asks for it. torch
 is imported only when a call needs it.
@@ -14,6 +14,7 @@ from lmsmith.api.generation import SpecialTokens
 from lmsmith.api.lm import LM, load
 from lmsmith.api.models import Comparison, Exported, compare, evaluate, export, import_model
 from lmsmith.api.run import Run
+from lmsmith.api.studies import study
 from lmsmith.api.training import demo, report, resume, settings_from, train
 from lmsmith.api.tuning import tune
 
@@ -33,6 +34,7 @@ __all__ = [
     "report",
     "resume",
     "settings_from",
+    "study",
     "train",
     "tune",
 ]

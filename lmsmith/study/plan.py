@@ -4,10 +4,11 @@
     sources = ["book.txt"]
     base = "llama.toml"                       # or a table of settings
     seeds = 5                                 # or a list
-    baseline = "pre"                          # arms are compared with it; without it, all pairs
+    baseline = "norm_placement=pre"           # compared with each arm; without it: all pairs
     difference = 0.01                         # the smallest difference that matters
+    deviation = 0.005                         # of the differences, if known from an earlier study
 
-    [budget]                                  # the same for every arm: tokens, flops or seconds
+    [budget]                                  # tokens, flops, seconds, or tokens_per_parameter
     tokens = 2_000_000
 
     [axes]                                    # a grid: one arm for each combination
@@ -16,8 +17,11 @@
     [arms.SwiGLU]                             # or arms by name, each with its settings
     "model.feed_forward" = "swiglu"
 
-Every arm has every seed. The whole file is checked before anything runs: each setting of each arm
-must exist and fit the others.
+    [scaling]                                 # optional: fit a law to the arms (`ladder.py`)
+    [search]                                  # optional: ranges instead of a grid (`search.py`)
+
+Every arm has every seed. The whole file is checked before anything runs (`check.py`): each setting
+of each arm must exist and fit the others.
 """
 
 from __future__ import annotations
@@ -26,15 +30,15 @@ import difflib
 import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lmsmith.config import RunConfig, flatten, read_toml
-from lmsmith.config.presets import preset
+from lmsmith.config import flatten, read_toml
 from lmsmith.errors import ConfigError
 
-Budget = Literal["tokens", "flops", "seconds"]
+Budget = Literal["tokens", "flops", "seconds", "tokens_per_parameter"]
+BUDGETS: tuple[Budget, ...] = ("tokens", "flops", "seconds", "tokens_per_parameter")
 METRICS = ("val_bits_per_byte", "val_loss", "best_val_bits_per_byte", "best_val_loss")
 KEYS = {
     "question": str,
@@ -43,25 +47,32 @@ KEYS = {
     "seeds": (int, list),
     "baseline": str,
     "difference": (int, float),
+    "deviation": (int, float),
     "metric": str,
     "budget": dict,
     "axes": dict,
     "arms": dict,
+    "scaling": dict,
+    "search": dict,
 }
+SEED_STEP = 10_000  # between the seeds of the arms of an A/A study
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One set of settings, by dotted name, on top of the base."""
+    """One set of settings, by dotted name, on top of the base. `seed_shift` is added to the seeds;
+    only A/A studies use it."""
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(compare=False)
+    seed_shift: int = 0
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its file describes it. `difference`: the smallest one that matters, in units of
-    `metric`; 0 if the file names none."""
+    """A study as its file describes it. `difference` and `deviation`: the smallest difference that
+    matters, and the standard deviation of paired differences, in units of `metric`; 0 if the file
+    names none. `scaling` and `search`: these tables of the file."""
 
     question: str
     sources: tuple[str, ...]
@@ -71,9 +82,12 @@ class Study:
     budget: Budget
     amount: float
     baseline: str | None = None
-    metric: str = "val_bits_per_byte"
+    metric: str = METRICS[0]
     difference: float = 0.0
+    deviation: float = 0.0
     axes: tuple[str, ...] = ()
+    scaling: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
     path: Path = field(default=Path("study.toml"), compare=False)
 
     @property
@@ -81,13 +95,38 @@ class Study:
         """Runs of the complete study."""
         return len(self.arms) * len(self.seeds)
 
+    @property
+    def n_comparisons(self) -> int:
+        """Pairs of arms with a verdict; 0 for a scaling study, whose arms differ in size."""
+        n = len(self.arms)
+        if self.scaling:
+            return 0
+        return n - 1 if self.baseline is not None else n * (n - 1) // 2
+
     def settings_of(self, arm: Arm, seed: int) -> dict[str, Any]:
         """All settings of a run, by dotted name, without its length."""
-        return {**self.base, **arm.settings, "train.seed": seed}
+        return {**self.base, **arm.settings, "train.seed": seed + arm.seed_shift}
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name. Raises ConfigError, with the nearest name."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        names = [arm.name for arm in self.arms]
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"{self.path}: {name!r} is no arm.{hint} The arms are {'; '.join(names)}."
+        )
 
 
-def read_study(path: Path) -> Study:
-    """Reads and checks a study file. Raises ConfigError that names the file and what to correct."""
+def read_study(path: Path, sources: Sequence[str] = ()) -> Study:
+    """Reads a study file. `sources` replace the file's own texts.
+
+    Raises ConfigError that names the file and what to correct.
+    """
+    from lmsmith.study.check import check
+
     content = _content(path)
     for key, value in content.items():
         if key not in KEYS:
@@ -100,27 +139,49 @@ def read_study(path: Path) -> Study:
             raise ConfigError(f"{path}: {key} = {value!r} has the wrong type.")
     base = _base(content.get("base", {}), path)
     axes = _axes(content.get("axes", {}), path)
-    arms = _arms(axes, content.get("arms", {}), path)
+    search = content.get("search", {})
     budget, amount = _budget(content.get("budget"), path)
     study = Study(
         question=content.get("question", ""),
-        sources=tuple(map(str, content.get("sources", ()))),
+        sources=tuple(_placed(str(text), path) for text in sources or content.get("sources", ())),
         base=base,
-        arms=arms,
+        arms=() if search else _arms(axes, content.get("arms", {}), path),
         seeds=_seeds(content.get("seeds", 3), path),
         budget=budget,
         amount=amount,
         baseline=content.get("baseline"),
         metric=content.get("metric", METRICS[0]),
         difference=float(content.get("difference", 0.0)),
+        deviation=float(content.get("deviation", 0.0)),
         axes=tuple(axes),
+        scaling=content.get("scaling", {}),
+        search=search,
         path=path,
     )
-    _check(study)
+    check(study)
     return study
 
 
+def against_itself(study: Study, n_arms: int = 2) -> Study:
+    """The A/A study: arms with the settings of the baseline, or of the first arm, which differ only
+    in their seeds. Every difference that it shows is a false one."""
+    arm = study.arm(study.baseline) if study.baseline is not None else study.arms[0]
+    arms = tuple(Arm(f"A{i + 1}", arm.settings, i * SEED_STEP) for i in range(n_arms))
+    return replace(
+        study, question=f"A/A: {arm.name} against itself", arms=arms, baseline=None, scaling={}
+    )
+
+
 # ---- parts of the file ---------------------------------------------------------------------------
+
+
+def _placed(source: str, path: Path) -> str:
+    """The absolute path of a text, in the working directory or else beside the study file. Other
+    names are those of corpora."""
+    for found in (Path(source), path.parent / source):
+        if found.exists():
+            return str(found.resolve())
+    return source
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -164,15 +225,6 @@ def _arms(
         for name, settings in (arms or {"": {}}).items()
         for point in grid
     ]
-    seen: dict[str, str] = {}
-    for arm in found:
-        content = repr(sorted(arm.settings.items(), key=lambda item: item[0]))
-        if content in seen:
-            raise ConfigError(
-                f"{path}: the arms {seen[content]!r} and {arm.name!r} have the same settings. "
-                "Remove one, or use `lmsmith study --a-a` to measure the noise."
-            )
-        seen[content] = arm.name
     return tuple(found)
 
 
@@ -185,6 +237,8 @@ def _name(name: str, point: Mapping[str, Any]) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
+    if isinstance(value, str):
+        return Path(value).name or "none"  # the last part of a path
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -197,59 +251,12 @@ def _seeds(seeds: int | Sequence[Any], path: Path) -> tuple[int, ...]:
 
 
 def _budget(budget: Mapping[str, Any] | None, path: Path) -> tuple[Budget, float]:
-    kinds: tuple[Budget, ...] = ("tokens", "flops", "seconds")
-    if not budget or len(budget) != 1 or next(iter(budget)) not in kinds:
+    if not budget or len(budget) != 1 or next(iter(budget)) not in BUDGETS:
         raise ConfigError(
-            f"{path}: [budget] is {dict(budget or {})}: expected one of tokens, flops and seconds, "
-            "so that all arms have the same."
+            f"{path}: [budget] is {dict(budget or {})}: expected one of tokens, flops, seconds and "
+            "tokens_per_parameter, so that all arms have the same."
         )
     ((kind, amount),) = budget.items()
     if isinstance(amount, bool) or not isinstance(amount, int | float) or amount <= 0:
         raise ConfigError(f"{path}: budget.{kind} = {amount!r}: expected a number above 0.")
     return kind, float(amount)  # type: ignore[return-value]
-
-
-def _check(study: Study) -> None:
-    """Raises ConfigError for settings that do not exist or do not fit, and for a study without a
-    verdict."""
-    path = study.path
-    if not study.sources and not any("data." in name for name in study.base):
-        raise ConfigError(f"{path} names no text: add sources = [...].")
-    if study.metric not in METRICS:
-        raise ConfigError(f"{path}: metric = {study.metric!r}: expected {' or '.join(METRICS)}.")
-    names = [arm.name for arm in study.arms]
-    if study.baseline is not None and study.baseline not in names:
-        near = difflib.get_close_matches(study.baseline, names, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"{path}: the baseline {study.baseline!r} is no arm.{hint} The arms are "
-            f"{'; '.join(names)}."
-        )
-    if len(study.arms) > 1 and len(study.seeds) < 2:
-        raise ConfigError(
-            f"{path}: one seed cannot tell a difference from noise. Set seeds = 3 or more."
-        )
-    lengths = ("train.steps", "train.tokens", "train.minutes", "train.epochs", "train.seed")
-    for arm in study.arms:
-        settings = study.settings_of(arm, study.seeds[0])
-        for name in lengths:
-            if name in arm.settings or (name in study.base and name != "train.seed"):
-                raise ConfigError(
-                    f"{path} sets {name}, which the study itself sets by [budget] and seeds. Leave "
-                    "it out."
-                )
-        try:
-            config_of(settings, str(path))
-        except ConfigError as error:
-            raise ConfigError(f"arm {arm.name!r} of {path}: {error}") from error
-
-
-def config_of(settings: Mapping[str, Any], where: str) -> RunConfig:
-    """The config of a run before its text is read. Raises ConfigError, with the nearest name of an
-    unknown setting."""
-    named = {name: value for name, value in settings.items() if name == "preset"}
-    start = preset(RunConfig().changed(named, where=where).preset)
-    if "model.kind" in settings:
-        start = start.changed({"model.kind": settings["model.kind"]}, where=where)
-    others = {name: value for name, value in settings.items() if name != "learning_rate"}
-    return start.changed(others, where=where)

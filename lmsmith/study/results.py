@@ -3,14 +3,16 @@
     OUT/study.toml       the study file, as it was started
     OUT/recipes/         one recipe (.toml) for each run, to repeat it by hand
     OUT/runs/            the run folders: ARM-seed-N
-    OUT/errors/          what a failed run printed
-    OUT/results.json     `Result` of each run that has ended
+    OUT/errors/          what a failed run printed; remove a file to repeat that run
+    OUT/results.json     `Result` of each run that has ended, and the verdicts
+    OUT/report.html      the report
 
 A run that diverged or failed is a result too: it has no value, and the report counts it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,11 +20,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lmsmith import atomic, foreign_json
-from lmsmith.errors import CheckpointError
-from lmsmith.strict_json import to_json
+from lmsmith.errors import CheckpointError, StorageError
+from lmsmith.strict_json import write_json
 from lmsmith.study.plan import Arm, Study
 
-Outcome = Literal["finished", "diverged", "failed"]
+Outcome = Literal["finished", "diverged", "failed", "pruned"]
+LONGEST = 100  # characters of a file name
 DIVERGED = re.compile(r"diverged|not finite|the loss is (nan|inf)|gradient norm (nan|inf)", re.I)
 
 
@@ -47,6 +50,14 @@ class Place:
 
     out: Path
 
+    def make(self) -> None:
+        """Creates the folders. Raises StorageError."""
+        for part in ("runs", "recipes", "errors"):
+            try:
+                (self.out / part).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StorageError(atomic.explain(error, self.out / part)) from error
+
     def run(self, arm: Arm, seed: int) -> Path:
         """The folder of a run."""
         return self.out / "runs" / f"{slug(arm.name)}-seed-{seed}"
@@ -59,10 +70,17 @@ class Place:
         """What a failed run printed."""
         return self.out / "errors" / f"{slug(arm.name)}-seed-{seed}.txt"
 
+    def printed(self, arm: Arm, seed: int) -> Path:
+        """What a run prints while it runs."""
+        return self.error(arm, seed).with_suffix(".running")
+
 
 def slug(name: str) -> str:
-    """A name for files: letters, digits and a few signs."""
-    return re.sub(r"[^\w.=+-]+", "_", name).strip("_") or "arm"
+    """A name for files: letters, digits and a few signs. Long names end in a hash."""
+    short = re.sub(r"[^\w.=+,-]+", "_", name).strip("._") or "arm"
+    if len(short) <= LONGEST:
+        return short
+    return f"{short[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def read_result(place: Place, study: Study, arm: Arm, seed: int) -> Result | None:
@@ -110,4 +128,4 @@ def values_of(results: Iterable[Result]) -> dict[str, dict[int, float]]:
 def write_results(place: Place, results: Iterable[Result], more: Mapping[str, Any]) -> None:
     """Writes results.json. Raises StorageError."""
     content = {**more, "results": [asdict(result) for result in results]}
-    atomic.write(place.out / "results.json", to_json(content) + "\n")
+    write_json(place.out / "results.json", content)

@@ -1,117 +1,64 @@
-"""Runs a study: its arms as processes, each on its own cores, restartable.
+"""Runs a study: restartable, and no run that has ended is ever repeated.
 
-    results = run_study(read_study(Path("study.toml")), Path("studies/norms"))
+    studied = run_study(read_study(Path("study.toml")), Path("studies/norms"))
+    print(*studied.verdicts, sep="\\n")
 
-Runs go seed by seed, so that all arms have the same number of seeds at any time. Each is a process
-`lmsmith train RECIPE --out RUN` with `threads` threads, pinned to cores of its own where the system
-allows it. So two runs at once disturb each other little, and budgets in seconds are fair. A run
-that has ended is never repeated; one that was interrupted is resumed from its checkpoint.
+Runs go seed by seed, so that all arms have about the same number of seeds at any time. A run that
+was interrupted is resumed from its checkpoint. With `looks`, the study ends early if every
+difference is already shown; the levels of `verdicts.levels_of_looks` keep the error rate.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 
 from lmsmith import atomic
-from lmsmith.config import nested
+from lmsmith.config import read_toml
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.machine.limits import n_cores
+from lmsmith.study.check import config_of
+from lmsmith.study.engines import Engine, Job, Processes, RayTasks
+from lmsmith.study.ladder import Prediction, fit_ladder, graded, held_out_arm
 from lmsmith.study.plan import Arm, Study
 from lmsmith.study.results import Place, Result, read_result, values_of, write_results
 from lmsmith.study.verdicts import LEVEL, Verdict, levels_of_looks, verdicts
 
-Ended = Callable[[Result], None]
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
 MOST_RUNS = 200
 
 
-@dataclass
-class Running:
-    """A process of a run, and the cores that it may use."""
+class Watcher:
+    """Is told about the progress of a study. Each method may be overridden."""
 
-    arm: Arm
-    seed: int
-    process: subprocess.Popen[str]
-    cores: tuple[int, ...]
-    output: Path
+    def running(self, jobs: Sequence[Job], done: dict[Job, Result]) -> None:
+        """Called several times a second."""
+
+    def ended(self, result: Result) -> None:
+        """Called after each run."""
+
+    def predicted(self, prediction: Prediction) -> None:
+        """Called before the held-out run of a scaling study starts."""
 
 
-@dataclass
-class Runner:
-    """Starts runs while cores are free."""
+@dataclass(frozen=True)
+class Studied:
+    """What a study gave. `level`: of the verdicts; `early`: whether it ended before its last seed
+    because every difference was shown; `interrupted`: number of runs without a result."""
 
     study: Study
     place: Place
-    threads: int = 1
-    at_once: int = 0  # 0: as many as the cores allow
-    running: list[Running] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        cores = cores[: n_cores()] or list(range(n_cores()))
-        groups = [tuple(cores[i : i + self.threads]) for i in range(0, len(cores), self.threads)]
-        self.free = [group for group in groups if len(group) == self.threads] or [tuple(cores)]
-        self.free = self.free[: self.at_once or len(self.free)]
-
-    def start(self, arm: Arm, seed: int) -> None:
-        """Starts or resumes a run on free cores."""
-        cores, run = self.free.pop(0), self.place.run(arm, seed)
-        if (run / "config.toml").exists():
-            words = ["resume", str(run)]
-        else:
-            shutil.rmtree(run, ignore_errors=True)
-            recipe = self.place.recipe(arm, seed)
-            write_recipe(recipe, self.study, arm, seed, self.threads)
-            words = ["train", *self.study.sources, str(recipe), "--out", str(run)]
-        output = self.place.error(arm, seed).with_suffix(".running")
-        threads = str(self.threads)
-        with output.open("w", encoding="utf-8") as stream:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "lmsmith", *words],
-                env={**os.environ, "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads},
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,  # Ctrl-C reaches this process, which stops the others
-            )
-        if hasattr(os, "sched_setaffinity") and len(cores) == self.threads:
-            os.sched_setaffinity(process.pid, cores)
-        self.running.append(Running(arm, seed, process, cores, output))
-
-    def ended(self) -> Iterator[Result]:
-        """The results of the runs that have ended since the last call."""
-        for one in [one for one in self.running if one.process.poll() is not None]:
-            self.running.remove(one)
-            self.free.append(one.cores)
-            error = self.place.error(one.arm, one.seed)
-            result = read_result(self.place, self.study, one.arm, one.seed)
-            if result is None:  # there is no complete summary: the run failed
-                one.output.replace(error)
-                result = read_result(self.place, self.study, one.arm, one.seed)
-                assert result is not None
-            else:
-                one.output.unlink(missing_ok=True)
-            yield result
-
-    def stop(self) -> None:
-        """Asks the processes to save and stop; waits until they have."""
-        for one in self.running:
-            one.process.send_signal(signal.SIGINT)
-        for one in self.running:
-            one.process.wait()
-            one.output.unlink(missing_ok=True)
-        self.running.clear()
+    results: list[Result]
+    verdicts: list[Verdict]
+    level: float = LEVEL
+    early: bool = False
+    interrupted: int = 0
+    prediction: Prediction | None = None
+    report: Path | None = None
 
 
 def run_study(
@@ -122,103 +69,224 @@ def run_study(
     at_once: int = 0,
     max_runs: int = MOST_RUNS,
     looks: Sequence[int] = (),
-    ended: Ended = lambda result: None,
-) -> list[Result]:
-    """Runs what is missing of a study in the folder `out`; returns all results.
+    engine: Literal["processes", "ray"] | Engine = "processes",
+    watcher: Watcher | None = None,
+) -> Studied:
+    """Runs what is missing of a study in the folder `out`.
 
-    `threads`: per run. `at_once`: runs at a time (default: as many as the cores allow). `looks`:
-    numbers of seeds after which the study stops if every difference is already shown. `ended` is
-    called after each run. Raises UsageError if `out` holds another study, ConfigError for more than
-    `max_runs` runs; KeyboardInterrupt after the running ones have saved.
+    `threads`: of each run. `at_once`: runs at a time (0: as many as the cores allow). `looks`:
+    numbers of seeds after which to look at the verdicts. Raises UsageError if `out` holds another
+    study, ConfigError for more than `max_runs` runs; KeyboardInterrupt after the running ones have
+    saved.
     """
-    check_size(study, max_runs)
-    place = open_place(study, out)
-    done = {
-        (arm.name, seed): result
-        for arm in study.arms
-        for seed in study.seeds
-        if (result := read_result(place, study, arm, seed))
-    }
-    levels = dict(zip(looks, levels_of_looks(looks), strict=True)) if looks else {}
-    runner = Runner(study, place, threads, at_once)
+    watcher = watcher or Watcher()
+    levels = check_size(study, max_runs, looks)
+    place = open_place(study, out, threads)
+    done: dict[Job, Result] = {}
+    planned: list[Job] = []
+    made = _engine(engine, place, threads, at_once)
+    early, level, prediction = False, LEVEL, None
     try:
-        for number, seed in enumerate(study.seeds, start=1):
-            waiting = [arm for arm in study.arms if (arm.name, seed) not in done]
-            last = number == len(study.seeds) or number in levels
-            while waiting or (last and runner.running):
-                while waiting and runner.free:
-                    runner.start(waiting.pop(0), seed)
-                for result in runner.ended():
-                    done[result.arm, result.seed] = result
-                    ended(result)
-                    write_results(place, in_order(study, done), {"question": study.question})
-                if not runner.free or not waiting:
-                    time.sleep(POLL_SECONDS)
-                if not waiting and not last:
+        for stage in _stages(study, looks):
+            if stage.held_out:
+                prediction = fit_ladder(study, place, list(done.values()))
+                watcher.predicted(prediction)
+            planned += stage.jobs
+            for job in stage.jobs:
+                if result := read_result(place, study, *job):
+                    done[job] = result
+            waiting = [job for job in stage.jobs if job not in done]
+            _run_jobs(made, waiting, study, place, done, watcher)
+            if stage.n_seeds in levels:
+                level = levels[stage.n_seeds]
+                found = _verdicts(study, done, level)
+                if found and all(verdict.shown for verdict in found):
+                    early = stage.n_seeds < max(levels)
                     break
-            if number in levels and _decided(study, in_order(study, done), levels[number]):
-                break
     except BaseException:
-        runner.stop()
+        made.stop()
         raise
-    results = in_order(study, done)
-    write_results(place, results, {"question": study.question})
-    return results
+    if prediction is not None:
+        prediction = graded(prediction, list(done.values()))
+    elif study.scaling:
+        prediction = fit_ladder(study, place, list(done.values()))
+    studied = Studied(
+        study,
+        place,
+        _ordered(study, done),
+        _verdicts(study, done, level),
+        level,
+        early,
+        sum(job not in done for job in planned),
+        prediction,
+    )
+    save(studied)
+    return studied
 
 
-def in_order(study: Study, done: dict[tuple[str, int], Result]) -> list[Result]:
+@dataclass(frozen=True)
+class _Stage:
+    """Runs without a look at the results between them. `n_seeds`: seeds that are done then."""
+
+    jobs: list[Job]
+    n_seeds: int
+    held_out: bool = False
+
+
+def _stages(study: Study, looks: Sequence[int]) -> list[_Stage]:
+    held_out = held_out_arm(study)
+    if held_out is not None:
+        ladder = [(a, s) for s in study.seeds for a in study.arms if a is not held_out]
+        last = [(held_out, seed) for seed in study.seeds]
+        return [_Stage(ladder, 0), _Stage(last, 0, held_out=True)]
+    ends = list(looks) or [len(study.seeds)]
+    starts = [0, *ends[:-1]]
+    return [
+        _Stage([(arm, seed) for seed in study.seeds[a:b] for arm in study.arms], b)
+        for a, b in zip(starts, ends, strict=True)
+    ]
+
+
+def _run_jobs(
+    engine: Engine,
+    waiting: list[Job],
+    study: Study,
+    place: Place,
+    done: dict[Job, Result],
+    watcher: Watcher,
+) -> None:
+    while waiting or engine.running:
+        while waiting and engine.free:
+            engine.start(waiting.pop(0))
+        ended = list(engine.ended())
+        for job in ended:
+            if result := read_result(place, study, *job):
+                done[job] = result
+                watcher.ended(result)
+        if ended:
+            write_results(place, _ordered(study, done), _about(study))
+        watcher.running(engine.running, done)
+        if not ended:
+            time.sleep(POLL_SECONDS)
+
+
+def _ordered(study: Study, done: dict[Job, Result]) -> list[Result]:
     """The results in the order of arms, then of seeds."""
+    by_name = {(result.arm, result.seed): result for result in done.values()}
     keys = [(arm.name, seed) for arm in study.arms for seed in study.seeds]
-    return [done[key] for key in keys if key in done]
+    return [by_name[key] for key in keys if key in by_name]
 
 
-def verdicts_of(study: Study, results: Sequence[Result], level: float = LEVEL) -> list[Verdict]:
-    """The verdicts of a study on its results so far."""
-    return verdicts(values_of(results), study.baseline, level=level)
+def _verdicts(study: Study, done: dict[Job, Result], level: float) -> list[Verdict]:
+    if study.scaling:
+        return []  # arms of a ladder differ in size: the law is the result
+    return verdicts(values_of(_ordered(study, done)), study.baseline, level=level)
 
 
-def check_size(study: Study, max_runs: int) -> None:
-    """Raises ConfigError for a study of more than `max_runs` runs."""
+def check_size(study: Study, max_runs: int, looks: Sequence[int]) -> dict[int, float]:
+    """The level of each look. Raises ConfigError for a study of more than `max_runs` runs, and for
+    looks that do not fit it."""
     if study.n_runs > max_runs:
         raise ConfigError(
             f"{study.path} has {len(study.arms)} arms and {len(study.seeds)} seeds: "
             f"{study.n_runs} runs, more than --max-runs {max_runs}. Remove values of an axis, or "
             "raise --max-runs."
         )
-
-
-def open_place(study: Study, out: Path) -> Place:
-    """The folder of the study, new or continued. Raises UsageError if it holds another study."""
-    file = out / "study.toml"
-    content = study.path.read_bytes()
-    if file.exists() and file.read_bytes() != content:
-        raise UsageError(
-            f"{out} holds another study: its study.toml differs from {study.path}. Choose another "
-            "--out."
+    if not looks:
+        return {}
+    if looks[-1] > len(study.seeds) or study.scaling:
+        raise ConfigError(
+            f"--looks {','.join(map(str, looks))} ends after {looks[-1]} seeds, but {study.path} "
+            f"has {len(study.seeds)}. Set seeds = {looks[-1]}."
+            if not study.scaling
+            else f"--looks compares arms, and {study.path} fits a law to them: remove --looks."
         )
-    if out.exists() and not file.exists() and any(out.iterdir()):
+    return dict(zip(looks, levels_of_looks(looks), strict=True))
+
+
+def open_place(study: Study, out: Path, threads: int) -> Place:
+    """The folder of the study, new or continued, with a recipe for each run.
+
+    Raises UsageError if it holds a study with other settings.
+    """
+    if out.exists() and not (out / "recipes").is_dir() and any(out.iterdir()):
         raise UsageError(f"{out} exists and holds no study: choose another --out.")
-    for part in ("runs", "recipes", "errors"):
-        (out / part).mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        atomic.write(file, content)
-    return Place(out)
+    place = Place(out)
+    recipes: dict[Path, dict[str, Any]] = {}
+    for arm in study.arms:
+        for seed in study.seeds:
+            recipes[place.recipe(arm, seed)] = recipe_of(study, arm, seed, threads)
+    for path, recipe in recipes.items():
+        if path.exists() and (there := read_toml(path)) != recipe:
+            names = sorted(n for n in {*there, *recipe} if there.get(n) != recipe.get(n))
+            raise UsageError(
+                f"{out} holds a study whose run {path.stem} has other settings "
+                f"({', '.join(f'{n}: {there.get(n)}, now {recipe.get(n)}' for n in names)}). "
+                "Choose another --out."
+            )
+    place.make()
+    for path, recipe in recipes.items():
+        if not path.exists():
+            atomic.write(path, _toml(recipe))
+    atomic.write(out / "study.toml", study.path.read_bytes())
+    return place
 
 
-def write_recipe(path: Path, study: Study, arm: Arm, seed: int, threads: int) -> None:
-    """Writes all settings of a run, its length included."""
-    settings = study.settings_of(arm, seed) | length_of(study)
-    settings = {"train.threads": threads, "train.yield_cores": "no"} | settings
-    atomic.write(path, tomli_w.dumps(nested(settings)))
+def write_recipe(place: Place, study: Study, job: Job, threads: int) -> None:
+    """Writes the recipe of one run."""
+    atomic.write(place.recipe(*job), _toml(recipe_of(study, *job, threads)))
 
 
-def length_of(study: Study) -> dict[str, Any]:
-    """The settings that give a run its budget."""
-    if study.budget == "seconds":
-        return {"train.minutes": study.amount / 60}
-    return {"train.tokens": int(study.amount)}
+def recipe_of(study: Study, arm: Arm, seed: int, threads: int) -> dict[str, Any]:
+    """All settings of a run, by dotted name, its texts and its length included."""
+    config, settings = config_of(study, arm, seed)
+    fixed: dict[str, Any] = {"train.threads": threads, "train.yield_cores": "no"}
+    if config.model.counted:
+        fixed = {}
+    if study.sources:
+        fixed["data.sources"] = list(study.sources)
+    return fixed | settings
 
 
-def _decided(study: Study, results: Sequence[Result], level: float) -> bool:
-    found = verdicts_of(study, results, level)
-    return bool(found) and all(verdict.shown for verdict in found)
+def save(studied: Studied) -> None:
+    """Writes results.json. Raises StorageError."""
+    found = {
+        **_about(studied.study),
+        "level": studied.level,
+        "ended_early": studied.early,
+        "verdicts": [
+            {**asdict(v), "shown": v.shown, "better": v.better, "in_words": str(v)}
+            for v in studied.verdicts
+        ],
+        "prediction": studied.prediction and studied.prediction.as_dict(),
+    }
+    write_results(studied.place, studied.results, found)
+
+
+def _about(study: Study) -> dict[str, Any]:
+    return {
+        "question": study.question,
+        "metric": study.metric,
+        "budget": {study.budget: study.amount},
+        "baseline": study.baseline,
+        "seeds": list(study.seeds),
+        "arms": {arm.name: dict(arm.settings) for arm in study.arms},
+    }
+
+
+def _engine(
+    engine: Literal["processes", "ray"] | Engine, place: Place, threads: int, at_once: int
+) -> Engine:
+    if not isinstance(engine, str):
+        return engine
+    return {"processes": Processes, "ray": RayTasks}[engine](place, threads, at_once)
+
+
+def _toml(settings: Mapping[str, Any]) -> str:
+    """`{"model.n_layer": 2}` as a TOML file: `[model] n_layer = 2`."""
+    top: dict[str, Any] = {name: value for name, value in settings.items() if "." not in name}
+    for name, value in settings.items():
+        if "." in name:
+            section, _, key = name.partition(".")
+            top.setdefault(section, {})[key] = value
+    return tomli_w.dumps(top)

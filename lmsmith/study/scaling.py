@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Parametric:
     alpha: float
     beta: float
     draws: Floats = field(repr=False, default_factory=lambda: np.empty((0, 5)))
+    noise: float = 0.0  # standard deviation of log L around the fit
 
     def __call__(self, N: Any, D: Any) -> Any:
         """The predicted loss."""
@@ -68,13 +69,16 @@ class Parametric:
         low, high = np.quantile(self.draws[:, NAMES.index(name)], _ends(level))
         return float(low), float(high)
 
-    def predict(self, N: float, D: float, level: float = 0.9) -> tuple[float, float, float]:
-        """The predicted loss of a run and its interval: the uncertainty of the fit, and the noise
-        of a single run, taken from the spread of bootstrap predictions around the points."""
+    def predict(
+        self, N: float, D: float, level: float = 0.9, seed: int = 0
+    ) -> tuple[float, float, float]:
+        """The predicted loss of a run and an interval for it: the uncertainty of the fit, and the
+        noise of a single run."""
         found = float(self(N, D))
-        draws = [Parametric(*row)(N, D) for row in self.draws]
-        low, high = np.quantile(draws, _ends(level)) if draws else (found, found)
-        return found, float(low), float(high)
+        if not len(self.draws):
+            return found, found, found
+        draws = np.array([Parametric(*row)(N, D) for row in self.draws])
+        return found, *_with_noise(draws, self.noise, level, seed)
 
     def optimal(self, flops: float) -> tuple[float, float]:
         """The best N and D for a compute budget C = 6 N D (Hoffmann et al. 2022, equation 4)."""
@@ -105,8 +109,10 @@ def fit_parametric(
     for _ in range(n_draws):
         chosen = rng.integers(len(n), size=len(n))
         draws.append(_values(_best(n[chosen], d[chosen], loss[chosen], [best])))
-    A, B, E, alpha, beta = _values(best)
-    return Parametric(A, B, E, alpha, beta, np.array(draws).reshape(-1, 5))
+    law = Parametric(*_values(best))
+    residuals = np.log(loss) - np.log(law(n, d))
+    noise = float(np.sqrt((residuals**2).sum() / max(1, len(n) - len(NAMES))))
+    return replace(law, draws=np.array(draws).reshape(-1, 5), noise=noise)
 
 
 @dataclass(frozen=True)
@@ -128,11 +134,8 @@ class PowerLaw:
         found = float(self(C))
         if not len(self.draws):
             return found, found, found
-        rng = np.random.default_rng(seed)
         draws = np.array([PowerLaw(*row)(C) for row in self.draws])
-        noisy = draws * np.exp(rng.normal(0, self.noise, len(draws)))
-        low, high = np.quantile(noisy, _ends(level))
-        return found, float(low), float(high)
+        return found, *_with_noise(draws, self.noise, level, seed)
 
 
 def fit_power_law(
@@ -247,6 +250,14 @@ def _best_law(c: Floats, loss: Floats, start: Floats | None) -> Floats:
 def _unscaled(x: Floats, scale: float) -> tuple[float, float, float]:
     log_a, log_e, alpha = map(float, x)
     return math.exp(log_a) * scale**alpha, math.exp(log_e), alpha
+
+
+def _with_noise(draws: Floats, noise: float, level: float, seed: int) -> tuple[float, float]:
+    """The interval of predictions to which the noise of a run is added."""
+    rng = np.random.default_rng(seed)
+    repeated = np.repeat(draws, 20)  # so that the noise is drawn often enough
+    low, high = np.quantile(repeated * np.exp(rng.normal(0, noise, len(repeated))), _ends(level))
+    return float(low), float(high)
 
 
 def _ends(level: float) -> list[float]:
