@@ -1,6 +1,6 @@
 """Assigns each parameter to an optimizer, a learning rate and a weight decay.
 
-| parameters | optim.name = "muon" | "adamw", "sgd" |
+| parameters | optim.name = "muon" | "adamw", "adam", "sgd" |
 |---|---|---|
 | matrices inside blocks | Muon, weight decay | weight decay |
 | embedding tables (also a tied head) | AdamW at the tables' rate | the tables' rate, weight decay |
@@ -9,7 +9,8 @@
 
 GPT-2's recipe applies weight decay to every tensor of two or more dimensions, including embedding
 tables; modern recipes exclude the tables. Weight decay is decoupled in SGD as in AdamW: p shrinks
-by lr * decay, independent of momentum (Loshchilov and Hutter 2019, algorithm 1).
+by lr * decay, independent of momentum (Loshchilov and Hutter 2019, algorithm 1). "adam" is AdamW
+with L2 regularization instead.
 """
 
 from collections.abc import Callable, Mapping
@@ -144,6 +145,14 @@ def adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Opti
     """PyTorch's fused AdamW with the betas and eps of `config`."""
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, betas=betas, eps=config.eps, fused=True)
+
+
+def adam(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """PyTorch's fused Adam, whose weight decay is L2 regularization: wd p is added to the gradient
+    before the moments (Loshchilov and Hutter 2019, algorithm 2).
+    """
+    betas = (config.beta1, config.beta2)
+    return torch.optim.Adam(groups, betas=betas, eps=config.eps, fused=True)
 
 
 def sgd(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

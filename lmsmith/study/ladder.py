@@ -47,6 +47,7 @@ class Prediction:
     level: float = LEVEL
     actual: tuple[float, ...] = ()
     largest: float = 0.0  # compute of the largest run of the ladder
+    points: tuple[tuple[float, float], ...] = ()  # compute and loss of the runs of the fit
 
     @property
     def error(self) -> float:
@@ -145,6 +146,7 @@ def fit_ladder(study: Study, place: Place, results: Sequence[Result]) -> Predict
     else:
         power = fit_power_law(compute, losses, n_draws=N_DRAWS)
         found = Prediction(fit, {"A": power.A, "E": power.E, "alpha": power.alpha})
+    found = replace(found, points=tuple(zip(compute, losses, strict=True)), largest=max(compute))
     if held_out is None:
         return found
     config, settings = config_of(study, held_out, study.seeds[0])
@@ -157,9 +159,7 @@ def fit_ladder(study: Study, place: Place, results: Sequence[Result]) -> Predict
         if fit == "parametric"
         else power.predict(flops, LEVEL)
     )
-    return replace(
-        found, arm=held_out.name, compute=flops, loss=loss, low=low, high=high, largest=max(compute)
-    )
+    return replace(found, arm=held_out.name, compute=flops, loss=loss, low=low, high=high)
 
 
 def graded(prediction: Prediction, results: Sequence[Result]) -> Prediction:

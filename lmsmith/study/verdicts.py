@@ -110,6 +110,16 @@ def compare(
     return Paired(n, mean, deviation, mean - half, mean + half, _bootstrap(d, level, seed), p)
 
 
+def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> tuple[float, float]:
+    """Student's t interval of the mean of one arm; a single value is its own interval."""
+    x = np.asarray(values, np.float64)
+    if len(x) < LEAST_SEEDS:
+        return float(x.mean()), float(x.mean())
+    half = float(_scipy_stats().t.ppf((1 + level) / 2, len(x) - 1)) * x.std(ddof=1)
+    half /= math.sqrt(len(x))
+    return float(x.mean() - half), float(x.mean() + half)
+
+
 def verdicts(
     results: Mapping[str, Mapping[int, float]], baseline: str | None = None, *, level: float = LEVEL
 ) -> list[Verdict]:
