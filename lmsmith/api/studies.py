@@ -49,7 +49,7 @@ def study(
     from lmsmith.study.show import shown
 
     file = Path(study)
-    plan = read_study(file, [] if isinstance(sources, list | tuple) and not sources else paths(sources))
+    plan = read_study(file, paths(sources))
     place = Path(out) if out is not None else Path("studies") / (file.stem + "-a-a" * a_a)
     if a_a:
         plan = against_itself(plan)

@@ -25,9 +25,7 @@ def add(verbs: Verbs) -> None:
     study.add_argument(
         "sources", nargs="*", metavar="SOURCE", help="texts to train on, instead of the file's"
     )
-    study.add_argument(
-        "--out", type=Path, metavar="DIR", help="the study's folder (studies/NAME)"
-    )
+    study.add_argument("--out", type=Path, metavar="DIR", help="the study's folder (studies/NAME)")
     study.add_argument(
         "--threads", type=at_least_one, default=1, metavar="N", help="threads of each run (1)"
     )

@@ -23,6 +23,7 @@ from lmsmith.config import OPTIMIZERS, OptimConfig
 from lmsmith.errors import ConfigError, TrainingError
 from lmsmith.models.interface import NeuralModel
 from lmsmith.optim.muon import Muon, Quintic, StackFunction, newton_schulz, polar_express
+from lmsmith.optim.mup import by_width
 from lmsmith.optim.sgd import SGD
 
 
@@ -63,6 +64,7 @@ class Optimizers:
             {"params": list(tables.values()), "lr": table_rate, "weight_decay": table_decay},
             {"params": plain, "lr": config.learning_rate, "weight_decay": 0.0},
         ]
+        groups = by_width(groups, self.named, config, model.config.width_multiplier)
         make = OPTIMIZERS.get(config.name)
         self.all: list[torch.optim.Optimizer] = [make([g for g in groups if g["params"]], config)]
         if not isinstance(self.all[0], torch.optim.Optimizer):

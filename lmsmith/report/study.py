@@ -101,8 +101,9 @@ def _finals(studied: Studied, best: Sequence[Row], colours: dict[str, int]) -> s
     cells = []
     for row in best:
         swatch = (
-            f'<span class="swatch" style="background:var(--c{colours[row.name] % N_COLOURS})">'
-            f"</span>{text(row.name)}"
+            '<span style="display:flex;align-items:center"><span class="swatch" '
+            f'style="flex:none;background:var(--c{colours[row.name] % N_COLOURS})"></span>'
+            f"<span>{text(row.name)}</span></span>"
         )
         bad = ", ".join(f"{n} {word}" for word, n in row.others.items() if n)
         if row.name not in known:
@@ -145,7 +146,7 @@ def _differences(verdicts: Sequence[Verdict], metric: str) -> str:
         low, high = d.bootstrap
         cells.append(
             [
-                f"{text(verdict.a)} − {text(verdict.b)}",
+                f"{text(verdict.a)} minus {text(verdict.b)}",
                 words,
                 f"{d.difference:+.4f}",
                 _interval(d.difference, d.low, d.high, -scale, scale, colour, zero=True),
@@ -205,8 +206,8 @@ def _charts(arms: Sequence[ArmCurves]) -> str:
     nothing = np.array([], dtype=np.float64)
     names = legend([Line(nothing, nothing, arm.colour, label=arm.name) for arm in drawn])
     return (
-        '<h2>Learning curves</h2><p class="about">Mean over seeds; bands are one standard deviation '
-        f'wide on each side.</p>{names}<div class="charts">{"".join(charts)}</div>'
+        '<h2>Learning curves</h2><p class="about">Mean over seeds; bands: one standard deviation on '
+        f'each side.</p>{names}<div class="charts">{"".join(charts)}</div>'
     )
 
 

@@ -20,8 +20,8 @@ METRIC = "val_bits_per_byte"
 
 @dataclass(frozen=True)
 class ArmCurves:
-    """An arm's runs that can be read, and its curve: `mean`, `low` and `high` (n,) over `axes`, each
-    (n,). The curve is empty for runs without evaluations."""
+    """An arm's runs that can be read, and its curve: `mean`, `low` and `high` over `axes`, each of
+    shape (n,). The curve is empty for runs without evaluations."""
 
     name: str
     colour: int

@@ -60,9 +60,7 @@ def length_of(study: Study, arm: Arm, config: RunConfig) -> dict[str, Any]:
                 f"expected {LEAST_SECONDS:g} or more."
             )
         return {"train.minutes": amount / 60}
-    per_step = (
-        config.train.batch_tokens or config.train.batch_size * config.model.context_length
-    )
+    per_step = config.train.batch_tokens or config.train.batch_size * config.model.context_length
     tokens = int(amount)
     if kind in BY_SIZE:
         model = sized(config, where, kind)

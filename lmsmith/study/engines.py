@@ -248,7 +248,8 @@ name=${{names[$SLURM_ARRAY_TASK_ID]}}
 cd {shlex.quote(os.getcwd())}
 out={out}
 export OMP_NUM_THREADS={threads} NUMBA_NUM_THREADS={threads}
-[ -e "$out/runs/$name/summary.json" ] && ! grep -q '"signal": "' "$out/runs/$name/summary.json" && exit
+summary="$out/runs/$name/summary.json"
+[ -e "$summary" ] && ! grep -q '"signal": "' "$summary" && exit
 words=(train "$out/recipes/$name.toml" --out "$out/runs/$name")
 [ -e "$out/runs/$name/config.toml" ] && words=(resume "$out/runs/$name")
 {shlex.quote(sys.executable)} -m lmsmith "${{words[@]}}" > "$out/errors/$name.running" 2>&1

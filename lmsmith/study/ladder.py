@@ -188,4 +188,3 @@ def _config(study: Study, place: Place, run: Result) -> RunConfig:
     """The config with which a run trained."""
     path = place.run(study.arm(run.arm), run.seed) / "config.toml"
     return RunConfig().changed(read_toml(path), where=str(path))
-

@@ -2,8 +2,8 @@
 
 - **Parametric** (Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", approach
   3): L(N, D) = E + A / N^alpha + B / D^beta for N parameters and D tokens, fitted by the Huber loss
-  of log L from many starting points with L-BFGS. The sum of the losses is minimized, not their mean,
-  and to convergence: Epoch AI (Besiroglu et al. 2024, arXiv:2404.10102) shows that the published
+  of log L from many starting points with L-BFGS. The sum of the losses is minimized, not their
+  mean, and to convergence: Epoch AI (Besiroglu et al. 2024, arXiv:2404.10102) shows that the published
   numbers come from an optimizer that stopped early.
 - **Power law with a floor**: L(C) = E + A / C^alpha, for ladders in one quantity.
 - **isoFLOP** (Hoffmann et al. 2022, approach 2): at each compute budget a parabola in log N, whose

@@ -50,7 +50,7 @@ def check_search(study: Study) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{path}: search.{name} = {value!r}: expected {least} or more.")
     if search.get("seed", 0) in study.seeds:
-        raise ConfigError(f"{path}: search.seed is one of seeds: finalists need seeds of their own.")
+        raise ConfigError(f"{path}: search.seed is one of seeds, but finalists need unseen ones.")
     if len(study.seeds) < 2:
         raise ConfigError(f"{path}: one seed cannot tell a difference from noise. Set seeds = 3.")
     ranges = space_of(study)

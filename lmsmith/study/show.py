@@ -81,9 +81,7 @@ def summary(studied: Studied) -> list[str]:
     if n_pairs > 1:
         found.append(f"p-values are corrected for {n_pairs} comparisons (Holm).")
     if studied.interrupted:
-        found.append(
-            f"{studied.interrupted} runs were interrupted: the same command resumes them."
-        )
+        found.append(f"{studied.interrupted} runs were interrupted: the same command resumes them.")
     return found
 
 

@@ -74,11 +74,15 @@ class Verdict:
 
     def __str__(self) -> str:
         d = self.paired
-        interval = f"{d.difference:+.4f} ({d.low:+.4f} to {d.high:+.4f}, {d.n} seeds)"
         if self.better is None:
+            interval = f"{d.difference:+.4f} ({d.low:+.4f} to {d.high:+.4f}, {d.n} seeds)"
             return f"{self.a} against {self.b}: no difference shown, {interval}"
         other = self.b if self.better == self.a else self.a
-        return f"{self.better} is better than {other}: {interval}, p {self.p:.2g}"
+        low, high = (d.low, d.high) if self.better == self.b else (-d.high, -d.low)
+        return (
+            f"{self.better} is better than {other} by {abs(d.difference):.4f} "
+            f"({low:.4f} to {high:.4f}, {d.n} seeds), p {self.p:.2g}"
+        )
 
 
 def compare(

@@ -51,7 +51,7 @@ def test_pairing_at_least_halves_the_variance() -> None:
 def test_a_difference_is_named_with_the_better_arm() -> None:
     (found,) = verdicts(arms(np.random.default_rng(5), 2, 6, effect=0.1))
     assert found.better == "arm 1"
-    assert str(found).startswith("arm 1 is better than arm 0: +0.1")
+    assert str(found).startswith("arm 1 is better than arm 0 by 0.1")
     (none,) = verdicts(arms(np.random.default_rng(6), 2, 6))
     assert none.better is None
     assert "no difference shown" in str(none)
