@@ -21,7 +21,7 @@ from lmsmith.report.study_picture import write_picture
 from lmsmith.study.announce import power_sentence
 from lmsmith.study.run import Studied
 from lmsmith.study.show import Row, rows
-from lmsmith.study.verdicts import Verdict, mean_interval
+from lmsmith.study.verdicts import mean_interval
 
 WIDTH, HALF = 150, 70  # of a drawn interval, in units of its picture
 
@@ -41,7 +41,7 @@ def write_study_report(studied: Studied) -> Path:
             f"<p>{text(_in_a_sentence(studied))}</p></header>",
             _words(studied),
             _finals(studied, best, colours),
-            _differences(studied.verdicts, studied.study.metric),
+            _differences(studied),
             _charts(arms),
             _ladder(studied),
             _failures(best),
@@ -81,8 +81,9 @@ def _words(studied: Studied) -> str:
     notes = []
     if n:
         notes.append(
-            "Arms are compared in pairs of runs with the same seed. Brackets hold the 95% interval "
-            "of the difference by Student's t; lower is better."
+            "Arms are compared in pairs of runs with the same seed. Brackets hold the "
+            f"{100 * studied.level:.4g}% interval of the difference by Student's t; lower is "
+            "better."
             + (f" p-values are corrected for {n} comparisons (Holm)." if n > 1 else "")
             + " No difference shown does not mean that there is none."
         )
@@ -134,7 +135,8 @@ def _finals(studied: Studied, best: Sequence[Row], colours: dict[str, int]) -> s
     )
 
 
-def _differences(verdicts: Sequence[Verdict], metric: str) -> str:
+def _differences(studied: Studied) -> str:
+    verdicts, level = studied.verdicts, f"{100 * studied.level:.4g}%"
     if not verdicts:
         return ""
     scale = max(max(abs(v.paired.low), abs(v.paired.high)) for v in verdicts) or 1.0
@@ -155,8 +157,8 @@ def _differences(verdicts: Sequence[Verdict], metric: str) -> str:
                 "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}",
             ]
         )
-    head = ["pair", "difference", "mean", "", "95% interval (t)", "95% (bootstrap)", "p"]
-    name = metric.replace("val_", "").replace("_", " ")
+    head = ["pair", "difference", "mean", "", f"{level} interval (t)", f"{level} (bootstrap)", "p"]
+    name = studied.study.metric.replace("val_", "").replace("_", " ")
     return f"<h2>Differences in {text(name)}</h2>{table(head, cells)}"
 
 
@@ -206,8 +208,8 @@ def _charts(arms: Sequence[ArmCurves]) -> str:
     nothing = np.array([], dtype=np.float64)
     names = legend([Line(nothing, nothing, arm.colour, label=arm.name) for arm in drawn])
     return (
-        '<h2>Learning curves</h2><p class="about">Mean over seeds; bands: one standard deviation on '
-        f'each side.</p>{names}<div class="charts">{"".join(charts)}</div>'
+        '<h2>Learning curves</h2><p class="about">Mean over seeds; bands: one standard deviation '
+        f'on each side.</p>{names}<div class="charts">{"".join(charts)}</div>'
     )
 
 

@@ -27,7 +27,7 @@ from lmsmith.study.scaling import best_size, exponent, fit_parametric, fit_power
 FITS = ("power-law", "parametric", "isoflop")
 LEAST_ARMS = {"power-law": 4, "parametric": 5, "isoflop": 3}
 LEVEL = 0.9
-N_DRAWS = 200
+N_DRAWS = 100
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,9 @@ def _ordered(study: Study, done: dict[Job, Result]) -> list[Result]:
 def _verdicts(study: Study, done: dict[Job, Result], level: float) -> list[Verdict]:
     if study.scaling:
         return []  # arms of a ladder differ in size: the law is the result
-    return verdicts(values_of(_ordered(study, done)), study.baseline, level=level)
+    values: dict[str, dict[int, float]] = {arm.name: {} for arm in study.arms}
+    values |= values_of(_ordered(study, done))
+    return verdicts(values, study.baseline, level=level)
 
 
 def check_size(study: Study, max_runs: int, looks: Sequence[int]) -> dict[int, float]:

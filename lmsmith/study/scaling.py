@@ -3,8 +3,8 @@
 - **Parametric** (Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", approach
   3): L(N, D) = E + A / N^alpha + B / D^beta for N parameters and D tokens, fitted by the Huber loss
   of log L from many starting points with L-BFGS. The sum of the losses is minimized, not their
-  mean, and to convergence: Epoch AI (Besiroglu et al. 2024, arXiv:2404.10102) shows that the published
-  numbers come from an optimizer that stopped early.
+  mean, and to convergence: Epoch AI (Besiroglu et al. 2024, arXiv:2404.10102) shows that the
+  published numbers come from an optimizer that stopped early.
 - **Power law with a floor**: L(C) = E + A / C^alpha, for ladders in one quantity.
 - **isoFLOP** (Hoffmann et al. 2022, approach 2): at each compute budget a parabola in log N, whose
   minimum is the best size; a line through the minima is the exponent.
@@ -38,6 +38,7 @@ STARTS = (
 )
 """The grid of starting points of Hoffmann et al. 2022, appendix D.3."""
 
+MOST_STARTS = 16  # of the grid, those with the lowest sums; the others end in the same minima
 LEAST_POINTS = 5
 NAMES = ("A", "B", "E", "alpha", "beta")
 
@@ -205,6 +206,7 @@ def _objective(x: Floats, n: Floats, d: Floats, log_l: Floats) -> tuple[float, F
 
 def _best(n: Floats, d: Floats, loss: Floats, starts: Sequence[Floats]) -> Floats:
     minimize, given = _minimizer(), (np.log(n), np.log(d), np.log(loss))
+    starts = sorted(starts, key=lambda start: _objective(start, *given)[0])[:MOST_STARTS]
     # The sum is small, so the default tolerances would stop too early.
     options = {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-12}
     found = [

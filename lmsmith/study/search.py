@@ -31,7 +31,7 @@ from typing import Any
 from lmsmith import foreign_json
 from lmsmith.errors import ConfigError
 from lmsmith.study.check import config_of
-from lmsmith.study.engines import Job, Processes
+from lmsmith.study.engines import Command, Job, Processes, command_of
 from lmsmith.study.plan import Arm, Study
 from lmsmith.study.results import Place, Result, read_result
 from lmsmith.study.run import POLL_SECONDS, Watcher, write_recipe
@@ -87,7 +87,13 @@ def space_of(study: Study) -> dict[str, list[Any] | dict[str, Any]]:
 
 
 def finalists(
-    study: Study, out: Path, *, threads: int = 1, at_once: int = 0, watcher: Watcher | None = None
+    study: Study,
+    out: Path,
+    *,
+    threads: int = 1,
+    at_once: int = 0,
+    watcher: Watcher | None = None,
+    command: Command = command_of,
 ) -> Study:
     """Searches, or continues a search; returns the study of the best arms.
 
@@ -110,7 +116,8 @@ def finalists(
     states = optuna.trial.TrialState
     for trial in search.get_trials(states=[states.RUNNING]):  # of a search that was interrupted
         search.tell(trial.number, state=states.FAIL)
-    _search(study, search, Processes(place, threads, at_once), place, threads, watcher, states)
+    engine = Processes(place, threads, at_once, command)
+    _search(study, search, engine, place, threads, watcher, states)
     best = sorted(search.get_trials(states=[states.COMPLETE]), key=lambda trial: trial.value)
     best = best[: study.search.get("finalists", 3)]
     if len(best) < 2:
