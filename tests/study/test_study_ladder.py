@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lmsmith.study.ladder as ladder_module
 from lmsmith.errors import TrainingError
 from lmsmith.study.check import config_of
 from lmsmith.study.ladder import fit_ladder, graded
@@ -51,7 +52,10 @@ def ladder(tmp_path: Path, fit: str) -> tuple[Study, Place, list[Result]]:
 
 
 @pytest.mark.parametrize("fit", ["power-law", pytest.param("parametric", marks=pytest.mark.slow)])
-def test_the_held_out_run_is_predicted(tmp_path: Path, fit: str) -> None:
+def test_the_held_out_run_is_predicted(
+    tmp_path: Path, fit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder_module, "N_DRAWS", 25)
     study, place, results = ladder(tmp_path, fit)
     visible = [result for result in results if result.arm != "128"]
     prediction = fit_ladder(study, place, visible)
