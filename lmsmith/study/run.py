@@ -27,6 +27,7 @@ from lmsmith.study.ladder import Prediction, fit_ladder, graded, held_out_arm
 from lmsmith.study.plan import Arm, Study
 from lmsmith.study.results import Place, Result, read_result, values_of, write_results
 from lmsmith.study.verdicts import LEVEL, Verdict, levels_of_looks, verdicts
+from lmsmith.text.sources import find_files
 
 POLL_SECONDS = 0.1
 MOST_RUNS = 200
@@ -196,6 +197,7 @@ def check_size(study: Study, max_runs: int, looks: Sequence[int]) -> dict[int, f
         )
     if not looks:
         return {}
+    levels = levels_of_looks(looks)
     if looks[-1] > len(study.seeds) or study.scaling:
         raise ConfigError(
             f"--looks {','.join(map(str, looks))} ends after {looks[-1]} seeds, but {study.path} "
@@ -203,14 +205,18 @@ def check_size(study: Study, max_runs: int, looks: Sequence[int]) -> dict[int, f
             if not study.scaling
             else f"--looks compares arms, and {study.path} fits a law to them: remove --looks."
         )
-    return dict(zip(looks, levels_of_looks(looks), strict=True))
+    return dict(zip(looks, levels, strict=True))
 
 
 def open_place(study: Study, out: Path, threads: int) -> Place:
     """The folder of the study, new or continued, with a recipe for each run.
 
-    Raises UsageError if it holds a study with other settings.
+    Raises UsageError if it holds a study with other settings, DataError for a text that does not
+    exist.
     """
+    for source in study.sources:
+        if not Path(source).exists():
+            find_files([source])  # a corpus, or an error that names what is missing
     if out.exists() and not (out / "recipes").is_dir() and any(out.iterdir()):
         raise UsageError(f"{out} exists and holds no study: choose another --out.")
     place = Place(out)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsmith.errors import ConfigError, UsageError
+from lmsmith.errors import ConfigError, DataError, UsageError
 from lmsmith.study.engines import Job, Processes, slurm_script
 from lmsmith.study.plan import Study, against_itself, read_study
 from lmsmith.study.results import Place
@@ -144,6 +144,8 @@ def test_looks_end_a_study_whose_difference_is_clear(tmp_path: Path) -> None:
     assert studied.early
     assert len(studied.results) == 8
     assert studied.level == levels_of_looks([4, 8, 12])[0]
+    with pytest.raises(ConfigError, match="ascending numbers of seeds"):
+        run(study, out, looks=(8, 4))
     with pytest.raises(ConfigError, match="ends after 20 seeds"):
         run(study, out, looks=(4, 20))
 
@@ -156,6 +158,10 @@ def test_refused_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UsageError, match="holds no study"):
         run(study, tmp_path / "mine")
+    (tmp_path / "text.txt").rename(tmp_path / "other.txt")
+    with pytest.raises(DataError, match=r"text.txt.*Did you mean .*other.txt"):
+        run(study, out)
+    (tmp_path / "other.txt").rename(tmp_path / "text.txt")
     open_place(study, out, threads=1)
     with pytest.raises(UsageError, match=r"train.threads: 1, now 2"):
         open_place(study, out, threads=2)
