@@ -106,6 +106,8 @@ def _study(options: argparse.Namespace, console: Console, started: float) -> int
         for line in summary(studied):
             console.print(line)
         console.print(f"report   {studied.report}")
+        if not (studied.place.out / "report.png").exists():
+            console.print("note     report.png needs matplotlib: `pip install 'lmsmith[study]'`")
     finished = any(result.value is not None for result in studied.results)
     return 0 if finished and not studied.interrupted else 1
 

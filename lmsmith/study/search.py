@@ -68,9 +68,10 @@ def space_of(study: Study) -> dict[str, list[Any] | dict[str, Any]]:
     """Setting -> values, or a range. Raises ConfigError for ranges that make no sense."""
     found: dict[str, list[Any] | dict[str, Any]] = {}
     for name, given in _ranges(study.search.get("space", {})).items():
-        good = isinstance(given, list) and len(given) > 0
+        good: Any = isinstance(given, list) and len(given) > 0
         if isinstance(given, Mapping):
-            low, high = given.get("low"), given.get("high")
+            low: Any = given.get("low")
+            high: Any = given.get("high")
             good = (
                 set(given) <= {"low", "high", "log"}
                 and all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))

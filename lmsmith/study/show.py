@@ -23,12 +23,13 @@ class Shown(Watcher):
     """Prints on a console. `live`: the live display, on a terminal."""
 
     def __init__(self, console: Console, live: Live | None) -> None:
-        self.console, self.live, self.n_ended, self.study = console, live, 0, None
+        self.console, self.live, self.n_ended = console, live, 0
+        self.study: Study | None = None
         self._last: object = None
 
     def begin(self, study: Study) -> None:
         """Prints what the study does."""
-        self.study: Study | None = study
+        self.study = study
         self.n_ended = 0
         for line in lines(study):
             self.console.print(line)
