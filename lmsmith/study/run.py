@@ -80,8 +80,7 @@ def run_study(
     study, ConfigError for more than `max_runs` runs; KeyboardInterrupt after the running ones have
     saved.
     """
-    watcher = watcher or Watcher()
-    levels = check_size(study, max_runs, looks)
+    levels, watcher = check_size(study, max_runs, looks), watcher or Watcher()
     place = open_place(study, out, threads)
     done: dict[Job, Result] = {}
     planned: list[Job] = []
