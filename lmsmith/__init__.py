@@ -14,6 +14,7 @@
     evaluate, compare       score models on text files
     report                  plots of runs in one HTML file
     plan                    predict memory, time and cost of a run before it starts
+    study                   compare settings over seeds, with verdicts
     prepare, Tokenizer      text to token shards; text to ids
     import_model, export    convert models from and to other programs
     extend, errors          base classes for extensions; the exceptions that lmsmith raises
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         report,
         resume,
         rl,
+        study,
         train,
         tune,
     )
@@ -65,6 +67,7 @@ __all__ = [
     "report",
     "resume",
     "rl",
+    "study",
     "train",
     "tune",
 ]

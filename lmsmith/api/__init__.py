@@ -5,6 +5,7 @@
     comparison.py compare                            tuning.py    tune, align
     progress.py   progress bars and lines            data.py      prepare
     planning.py   plan                               reinforcement.py  rl
+    studies.py    study
 
 All calls raise subclasses of LmsmithError. Nothing is printed unless `progress` asks for it. torch
 is imported only when a call needs it.
@@ -18,6 +19,7 @@ from lmsmith.api.models import Exported, evaluate, export, import_model
 from lmsmith.api.planning import plan
 from lmsmith.api.reinforcement import rl
 from lmsmith.api.run import Run
+from lmsmith.api.studies import study
 from lmsmith.api.training import demo, report, resume, settings_from, train
 from lmsmith.api.tuning import align, tune
 
@@ -40,6 +42,7 @@ __all__ = [
     "resume",
     "rl",
     "settings_from",
+    "study",
     "train",
     "tune",
 ]

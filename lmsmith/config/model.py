@@ -110,6 +110,11 @@ class NeuralConfig(ModelConfig):
         """Number of rows of the embedding table."""
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
+    @property
+    def width_multiplier(self) -> float:
+        """Width / base width under muP (`optim/mup.py`); 1 in the standard parametrization."""
+        return 1.0
+
     def restore(self, tensors: Mapping[str, Tensor]) -> LanguageModel:
         model = self.build()
         model.load_state_dict(dict(tensors))

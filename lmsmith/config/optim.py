@@ -28,6 +28,7 @@ OPTIMIZERS: Registry[OptimizerFactory] = Registry(
     {
         "adamw": "lmsmith.optim.groups:adamw",
         "muon": "lmsmith.optim.groups:adamw",  # for the parameters that are not matrices
+        "adam": "lmsmith.optim.groups:adam",
         "sgd": "lmsmith.optim.groups:sgd",
     },
 )
@@ -48,11 +49,11 @@ class OptimConfig:
 
     name: str = setting(
         "muon",
-        "optimizer: adamw or sgd for all parameters; muon for the matrices inside blocks, with "
-        "adamw for the rest",
+        "optimizer: adamw, sgd, or adam (L2 regularization instead of decoupled weight decay) for "
+        "all parameters; muon for the matrices inside blocks, with adamw for the rest",
         choices=OPTIMIZERS.names,
     )
-    learning_rate: float = setting(3e-3, "peak learning rate of AdamW or SGD")
+    learning_rate: float = setting(3e-3, "peak learning rate of AdamW, Adam or SGD")
     embedding_learning_rate: float = setting(
         0.0,
         "peak learning rate of AdamW for embedding tables; auto: optim.learning_rate",

@@ -31,7 +31,9 @@ _NAMES = {
     "rope_original_context": "rotary_original_context",
 }
 # They do not change what a trained model computes.
-_INDIFFERENT = frozenset(("kind", "size", "init", "vocab_multiple", "n_head_per_kv"))
+_INDIFFERENT = frozenset(
+    ("kind", "size", "init", "vocab_multiple", "n_head_per_kv", "parametrization", "base_width")
+)
 _HAS_ROWS_OF_VOCABULARY = ("token_embedding.", "head.", "value_embeddings.")
 
 

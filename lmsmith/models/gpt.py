@@ -221,12 +221,15 @@ class GPT(NeuralModel):
           logits of about one.
         - `truncated-normal`: embedding tables as in `zero-projections`, linear maps of variance 2 /
           (fan_in + fan_out) (Glorot and Bengio 2010, eq. 12), all cut at three standard deviations.
+
+        With `config.parametrization` mup, the standard deviations are those of the base width,
+        scaled as `optim/mup.py` says.
         """
         config = self.config
         into_residual = ("attention.out.weight", "feed_forward.down.weight")
         zero_at_first = ("ngram", "value_embeddings", "input_scale")
         table_std = 1 / config.d_model if config.tied_head else 1.0
-        parts = self.parts()
+        parts, m = self.parts(), config.width_multiplier
         for name, weight in self.named_parameters():
             if name.startswith(zero_at_first) or name.endswith("value_gate.weight"):
                 weight.zero_()  # attention computes 2 sigmoid(gate), which is 1 at a gate of 0
@@ -234,6 +237,10 @@ class GPT(NeuralModel):
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
             elif config.init == "gpt2":
                 scale = 1 / math.sqrt(2 * config.n_layer) if name.endswith(into_residual) else 1.0
+                if name.startswith("blocks."):
+                    scale /= math.sqrt(m)
+                elif name.startswith("head"):
+                    scale /= m
                 weight.normal_(0.0, 0.02 * scale, generator=generator)
             elif config.init == "truncated-normal":
                 for part in weight.split(parts.get(name, [weight.size(0)])):
@@ -242,6 +249,8 @@ class GPT(NeuralModel):
                         if name.startswith(("token", "position"))
                         else math.sqrt(2 / sum(part.shape))
                     )
+                    if name.startswith("head"):  # at the base width, divided by m
+                        std = math.sqrt(2 / (part.size(0) + part.size(1) / m)) / m
                     nn.init.trunc_normal_(part, 0.0, std, -3 * std, 3 * std, generator=generator)
             elif name.endswith(into_residual) or name.startswith("head"):
                 weight.zero_()

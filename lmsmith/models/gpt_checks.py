@@ -139,3 +139,9 @@ def check_combinations(config: GPTConfig) -> None:
             f"model.ngram_dropout = {config.ngram_dropout:g}, but model.ngram_tables is empty: "
             "there are no n-gram embeddings to drop. Set model.ngram_dropout to 0."
         )
+    if config.parametrization == "mup" and config.tied_head:
+        raise ConfigError(
+            "model.parametrization = 'mup' needs an initialization and a learning rate of the head "
+            "that differ from those of the embedding table, but model.tied_head is true. Set "
+            "model.tied_head to false."
+        )

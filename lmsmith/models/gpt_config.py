@@ -154,6 +154,14 @@ class GPTConfig(NeuralConfig):
         "truncated-normal: variance 2/(fan_in + fan_out), cut at three standard deviations; "
         "zero-projections: residual projections and head zero",
     )
+    parametrization: Literal["standard", "mup"] = setting(
+        "standard",
+        "how initial weights and learning rates depend on the width; mup: the maximal update "
+        "parametrization, with which learning rates found at a small width hold at a large one",
+    )
+    base_width: int = setting(
+        128, "with parametrization mup: the d_model at which it equals the standard one"
+    )
 
     description: ClassVar[str] = "Transformer"
     packs_documents: ClassVar[bool] = True
@@ -161,7 +169,8 @@ class GPTConfig(NeuralConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n_layer", "n_head", "n_head_per_kv", "d_model", "ngram_table_size"):
+        sizes = ("n_layer", "n_head", "n_head_per_kv", "d_model", "ngram_table_size", "base_width")
+        for name in sizes:
             check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         automatic = ("n_kv_head", "d_head", "d_ff")
         optional = ("size", "window", "value_embedding_every", "rope_original_context")
@@ -189,6 +198,10 @@ class GPTConfig(NeuralConfig):
         return config
 
     # Derived settings.
+
+    @property
+    def width_multiplier(self) -> float:
+        return self.d_model / self.base_width if self.parametrization == "mup" else 1.0
 
     @property
     def has_dropout(self) -> bool:

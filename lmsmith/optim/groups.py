@@ -1,6 +1,6 @@
 """Assigns each parameter to an optimizer, a learning rate and a weight decay.
 
-| parameters | optim.name = "muon" | "adamw", "sgd" |
+| parameters | optim.name = "muon" | "adamw", "adam", "sgd" |
 |---|---|---|
 | matrices inside blocks | Muon, weight decay | weight decay |
 | embedding tables (also a tied head) | AdamW at the tables' rate | the tables' rate, weight decay |
@@ -9,7 +9,8 @@
 
 GPT-2's recipe applies weight decay to every tensor of two or more dimensions, including embedding
 tables; modern recipes exclude the tables. Weight decay is decoupled in SGD as in AdamW: p shrinks
-by lr * decay, independent of momentum (Loshchilov and Hutter 2019, algorithm 1).
+by lr * decay, independent of momentum (Loshchilov and Hutter 2019, algorithm 1). "adam" is AdamW
+with L2 regularization instead.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from lmsmith.config import OPTIMIZERS, OptimConfig
 from lmsmith.errors import ConfigError, TrainingError
 from lmsmith.models.interface import NeuralModel
 from lmsmith.optim.muon import Muon, Quintic, StackFunction, newton_schulz, polar_express
+from lmsmith.optim.mup import by_width
 from lmsmith.optim.sgd import SGD
 
 
@@ -62,6 +64,7 @@ class Optimizers:
             {"params": list(tables.values()), "lr": table_rate, "weight_decay": table_decay},
             {"params": plain, "lr": config.learning_rate, "weight_decay": 0.0},
         ]
+        groups = by_width(groups, self.named, config, model.config.width_multiplier)
         make = OPTIMIZERS.get(config.name)
         self.all: list[torch.optim.Optimizer] = [make([g for g in groups if g["params"]], config)]
         if not isinstance(self.all[0], torch.optim.Optimizer):
@@ -144,6 +147,14 @@ def adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Opti
     """PyTorch's fused AdamW with the betas and eps of `config`."""
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, betas=betas, eps=config.eps, fused=True)
+
+
+def adam(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """PyTorch's fused Adam, whose weight decay is L2 regularization: wd p is added to the gradient
+    before the moments (Loshchilov and Hutter 2019, algorithm 2).
+    """
+    betas = (config.beta1, config.beta2)
+    return torch.optim.Adam(groups, betas=betas, eps=config.eps, fused=True)
 
 
 def sgd(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

@@ -87,7 +87,7 @@ def note_on_rates(
     It also names settings that belong to another optimizer and have no effect. `given`: dotted
     names of the settings that were set. `resumed`: there is no option that scales all groups.
     """
-    if config.name in ("adamw", "muon", "sgd"):
+    if config.name in ("adamw", "adam", "muon", "sgd"):
         others = tuple(f"optim.{own}" for name, own in _OWN_PREFIX.items() if name != config.name)
         default = OptimConfig()
         idle = [

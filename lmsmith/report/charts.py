@@ -30,7 +30,7 @@ MOST_POWERS = 7  # approximate number of ticks on a logarithmic axis: more would
 @dataclass(frozen=True)
 class Line:
     """One curve. `kind`: "strong" (the main curve), "soft" (thinner), or "faint" (the raw values
-    behind a smoothed curve).
+    behind a smoothed curve). `band`: lower and upper ends of an area around it.
     """
 
     x: Numbers
@@ -39,6 +39,7 @@ class Line:
     kind: str = "strong"
     dots: bool = False
     label: str = ""
+    band: tuple[Numbers, Numbers] | None = None
 
 
 def line_chart(
@@ -183,7 +184,8 @@ def _draw(line: Line, plane: _Plane, x_label: str, log2_x: bool) -> str:
                 f"{min(max(plane.down(b), -9e3), 9e3):.1f}"
             )
         pen_down = math.isfinite(a) and math.isfinite(b)
-    drawn = f'<path class="{line.kind}" {_stroke(line.colour)} d="{"".join(path)}"/>'
+    drawn = _band(line, plane)
+    drawn += f'<path class="{line.kind}" {_stroke(line.colour)} d="{"".join(path)}"/>'
     if line.dots:
         for a, b in zip(x.tolist(), y.tolist(), strict=True):
             if math.isfinite(a) and plane.low <= b <= plane.high:
@@ -196,6 +198,23 @@ def _draw(line: Line, plane: _Plane, x_label: str, log2_x: bool) -> str:
                 )
                 drawn += f"<title>{tip}</title></path>"
     return drawn
+
+
+def _band(line: Line, plane: _Plane) -> str:
+    """The area between the ends of `line.band`; "" without one."""
+    if line.band is None or len(line.x) < 2:
+        return ""
+    low, high = line.band
+    there = np.isfinite(line.x) & np.isfinite(low) & np.isfinite(high)
+    points = [
+        f"{plane.across(a):.1f} {min(max(plane.down(b), -9e3), 9e3):.1f}"
+        for x, y in ((line.x[there], high[there]), (line.x[there][::-1], low[there][::-1]))
+        for a, b in zip(x.tolist(), y.tolist(), strict=True)
+    ]
+    if not points:
+        return ""
+    colour = f"var(--c{line.colour % N_COLOURS})"
+    return f'<path style="fill:{colour};fill-opacity:.16" d="M{"L".join(points)}Z"/>'
 
 
 def _stroke(colour: int) -> str:

@@ -36,6 +36,7 @@ _FREE = {
     "vocab_multiple",
     "context_length",
     "init",
+    "base_width",
 }
 _FREE |= {"ngram_table_size", "rope_base"}
 _DROPOUTS = ("dropout", "attention_dropout")

@@ -51,6 +51,7 @@ CALLS: dict[str, tuple[Any, dict[str, str]]] = {
     "import": (api.import_model, {}),
     "export": (api.export, {}),
     "data prepare": (api.prepare, {"source": "sources"}),
+    "study": (api.study, {"dry_run": "", "slurm": ""}),
     "tokenizer train": (Tokenizer.train, {"source": "sources", "no_special": ""}),  # special=()
     "tokenizer import": (Tokenizer.load, {"which": "source", "out": ""}),  # save
 }

@@ -249,7 +249,7 @@ def test_the_command_line_uses_entry_points(
     assert "settings of kind packed (a model of a package)" in shown
     assert "--model.width N" in shown
     assert "--model.n_head" not in shown
-    assert "adamw|muon|sgd|plain" in shown
+    assert "adamw|muon|adam|sgd|plain" in shown
 
 
 def test_an_entry_point_that_cannot_be_loaded(install: Callable[..., None]) -> None:

@@ -45,6 +45,7 @@ BAD: dict[str, list[Any]] = {
     "model.context_length": [0],
     "model.ngram_tables": [(1,), (9,), (2, 2), (3, 2)],
     "model.ngram_table_size": [0],
+    "model.base_width": [0],
     "model.norm_eps": [0.0, math.inf, math.nan],
     "model.rope_base": [1.0, math.inf, math.nan],
     "model.rope_factor": [0.5, math.inf, math.nan],

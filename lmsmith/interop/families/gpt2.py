@@ -15,7 +15,12 @@ NOT_THERE = {
     "ngram_tables": ((),),
 }
 """Settings of ours that no architecture here has, as `Architecture.needs`."""
-INDIFFERENT = frozenset(("size", "init", "vocab_multiple", "ngram_table_size", "ngram_dropout"))
+INDIFFERENT = frozenset(
+    (
+        *("size", "init", "vocab_multiple", "ngram_table_size", "ngram_dropout"),
+        *("parametrization", "base_width"),
+    )
+)
 """Settings of ours that do not change what a trained model computes."""
 GELUS = {
     "gelu_new": "gelu-tanh",

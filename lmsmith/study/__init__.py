@@ -1,0 +1,1 @@
+"""Studies: sweeps, ablations and scaling laws whose verdicts state their noise."""
