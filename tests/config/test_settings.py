@@ -506,6 +506,8 @@ def transformers(draw: some.DrawFn, drawn: dict[str, Any]) -> dict[str, Any]:
         n_pairs = int(width * found["model.rope_fraction"]) // 2
         found["model.rope_factors"] = (1.5,) * n_pairs
         found["model.rope_original_context"] += 1
+    if found["model.tied_head"]:
+        found["model.parametrization"] = "standard"
     if not found["model.qk_norm"]:
         found["model.qk_gain"] = "head"
     if found["model.norm_placement"] == "post":

@@ -68,6 +68,8 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
         ({"norm_gain": True}, "output", NOWHERE, EVERYWHERE),
         ({"norm_gain": True, "parallel_residual": True}, "output", NOWHERE, EVERYWHERE),
     ],
+    "parametrization": [({"tied_head": False}, "mup", NOWHERE, NOWHERE)],
+    "base_width": [({"tied_head": False, "parametrization": "mup"}, 7, NOWHERE, NOWHERE)],
     "parallel_residual": [({}, True, NOWHERE, EVERYWHERE)],
     "norm_gain": [({}, True, rf"({BLOCK}|final_)norm", EVERYWHERE)],
     "norm_eps": [({}, 0.1, NOWHERE, EVERYWHERE)],
