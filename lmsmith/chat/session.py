@@ -141,8 +141,10 @@ def complete(
     sampling: Sampling,
     seed: int,
     index: int = 0,
+    stop: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yields the assistant's answer to messages, which must fit into the context.
+    """Yields the assistant's answer to messages, which must fit into the context. It ends before
+    the first of `stop`.
 
     Raises UsageError for messages that are not a conversation which the user or a tool continues,
     or that do not fit.
@@ -162,7 +164,14 @@ def complete(
             f"{writer.model.context_length:,}: leave out the oldest ones."
         )
     return reply(
-        writer, speaker, ids, max_tokens=max_tokens, sampling=sampling, seed=seed, index=index
+        writer,
+        speaker,
+        ids,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        seed=seed,
+        index=index,
+        stop=stop,
     )
 
 
@@ -175,6 +184,7 @@ def reply(
     sampling: Sampling,
     seed: int,
     index: int = 0,
+    stop: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yields the answer to a prompt in pieces. It ends at an end token, or where the context is
     full.
@@ -187,6 +197,7 @@ def reply(
         sampling=sampling,
         seed=seed,
         index=index,
+        stop=stop,
         ends=ends_of(writer, speaker),
     )
 

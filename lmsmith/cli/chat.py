@@ -143,6 +143,22 @@ def _chat(options: argparse.Namespace, console: Console, started: float) -> int:
     )
     if options.system:
         chat.messages.append({"role": "system", "content": options.system})
+    return _converse(chat, console)
+
+
+def talk(run: Path, console: Console) -> int:
+    """A conversation with the demo's model, which answers best at temperature 0."""
+    from lmsmith.chat.prepare import own_speaker
+    from lmsmith.chat.session import Chat
+    from lmsmith.generate.sampling import Sampling
+
+    return _converse(
+        Chat(api.load(run).writer, own_speaker(run), sampling=Sampling(temperature=0)), console
+    )
+
+
+def _converse(chat: Chat, console: Console) -> int:
+    """Reads messages and prints answers until the user leaves."""
     asks = sys.stdin.isatty()
     if asks:
         import readline  # noqa: F401 - input() then edits lines and keeps a history

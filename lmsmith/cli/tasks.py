@@ -19,7 +19,8 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         "--tasks",
         metavar="NAMES",
         help="benchmark tasks instead of a text, with commas: hellaswag, arc_easy, arc_challenge, "
-        "piqa, winogrande, lambada, mmlu, gsm8k, core, story_character, story_object",
+        "piqa, winogrande, lambada, mmlu, gsm8k, core, story_character, story_object; "
+        "for chat models: story_questions, arithmetic, gsm8k_chat",
     )
     verb.add_argument(
         "--harness",
@@ -61,7 +62,7 @@ def check_for_text(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the tasks and prints their table, or one JSON object."""
-    for name in ("text", "stride", "per_document"):
+    for name in ("text", "chats", "stride", "per_document"):
         if getattr(options, name):
             raise UsageError(
                 f"--{name.replace('_', '-')} is for texts: leave it out, or name no tasks."

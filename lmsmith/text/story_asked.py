@@ -1,9 +1,9 @@
 """What can be asked about each plot, with the answers: the ground truth of the grammar.
 
 A line is `KIND PARAGRAPH: question = answer`. Slots are those of `lmsmith.text.grammar`. The part
-of an answer between asterisks is also correct alone. PARAGRAPH counts from 0, the opening; a passage
-must include this paragraph to be asked about. `2!`: it must also end there, because the rest of the
-story may change the answer ("now").
+of an answer between asterisks is also correct alone. PARAGRAPH counts from 0, the opening. A
+passage must include this paragraph to be asked about. `2!`: it must also end there, because the
+rest of the story may change the answer ("now").
 """
 
 ASKED = r"""

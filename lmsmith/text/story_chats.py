@@ -86,9 +86,8 @@ def _about_a_story(random: Random) -> list[dict[str, str]]:
         if is_held_out(told.text):
             continue
         passage = random.choice(passages(told))
-        every = [one for kind in ABOUT for one in about_passage(passage, kind, random)]
+        every = about_passage(passage, ABOUT, random, most=random.randint(1, MOST_TURNS))
         if not every:
             continue
-        random.shuffle(every)
         first: Question = with_passage(every[0], passage)
-        return [message for one in [first, *every[1:MOST_TURNS]] for message in one.solved]
+        return [message for one in [first, *every[1:]] for message in one.solved]

@@ -153,21 +153,28 @@ def passages(told: Told) -> list[Passage]:
     ]
 
 
-def about_passage(passage: Passage, kind: str, random: Random) -> list[Question]:
-    """All questions of a kind that the passage answers, without the passage in the message."""
+def about_passage(
+    passage: Passage, kinds: Sequence[str], random: Random, most: int | None = None
+) -> list[Question]:
+    """Questions of some kinds that the passage answers, in random order, without the passage in the
+    message: all, or at most `most`.
+    """
     told = passage.told
-    found = []
     people = sorted(v for v in passage.named(passage.last) if _is_person(told.values, v))
-    for line in asked_lines()[told.plot]:
-        through = line.paragraph
-        if line.kind != kind or not passage.first <= through <= passage.last:
-            continue
-        if line.ends and through != passage.last:
-            continue
-        if kind == "who" and len(people) < 2:
-            continue
-        named = passage.named(through)
-        if all(variable in named for variable in line.variables):
+    lines = [
+        line
+        for line in asked_lines()[told.plot]
+        if line.kind in kinds
+        and passage.first <= line.paragraph <= passage.last
+        and (not line.ends or line.paragraph == passage.last)
+        and (line.kind != "who" or len(people) > 1)
+    ]
+    random.shuffle(lines)
+    found: list[Question] = []
+    for line in lines:
+        if len(found) == most:
+            break
+        if line.variables <= passage.named(line.paragraph):
             found.append(_filled(line, told, people, random))
     return found
 
@@ -177,8 +184,8 @@ def _about(told: Told, kind: str, random: Random) -> Question | None:
     if kind == "continue":
         return _continue(told, random)
     passage = random.choice(passages(told))
-    found = about_passage(passage, kind, random)
-    return with_passage(random.choice(found), passage) if found else None
+    found = about_passage(passage, (kind,), random, most=1)
+    return with_passage(found[0], passage) if found else None
 
 
 def with_passage(asked: Question, passage: Passage) -> Question:
@@ -216,10 +223,7 @@ class Line:
     point: str
     behind: str
 
-    @property
-    def variables(self) -> set[str]:
-        every = self.question + self.before + self.point + self.behind
-        return {name.lower() for name, _ in SLOT.findall(every)}
+    variables: frozenset[str]
 
 
 @cache
@@ -236,7 +240,8 @@ def _line(text: str) -> Line:
     kind, number = head.split()
     asked, answer = rest.split(" = ")
     before, point, behind = answer.split("*")
-    return Line(kind, int(number.rstrip("!")), "!" in number, asked, before, point, behind)
+    names = frozenset(name.lower() for name, _ in SLOT.findall(rest))
+    return Line(kind, int(number.rstrip("!")), "!" in number, asked, before, point, behind, names)
 
 
 def _filled(line: Line, told: Told, people: Sequence[str], random: Random) -> Question:

@@ -111,7 +111,7 @@ def test_every_line_of_the_table_is_asked() -> None:
             found = [
                 one
                 for passage in passages(told)
-                for one in about_passage(passage, line.kind, random)
+                for one in about_passage(passage, (line.kind,), random)
                 if pattern.fullmatch(text_of(one))
             ]
             key = told.plot, number

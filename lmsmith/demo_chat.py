@@ -1,0 +1,170 @@
+"""`lmsmith demo --chat`: the demo's story model becomes one that you can talk to.
+
+A ladder of stages, each a run that starts from the one before it:
+
+    base    OUT/run-N    predicts stories (`lmsmith.demo`)
+    SFT     OUT/chat     tuned on OUT/chats.jsonl, conversations about generated stories
+
+After each stage the model answers the same questions about held-out stories, which are in no
+training file (`lmsmith.text.story_questions`). The table of accuracies is printed, and written to
+RUN/ladder.json, which the run's report shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lmsmith.chat.answers import replies
+from lmsmith.chat.prepare import speaker_if_any
+from lmsmith.chat.sft import tune
+from lmsmith.evaluate.tasks.run import run_tasks
+from lmsmith.evaluate.tasks.task import TaskResult
+from lmsmith.generate.subject import subject_of
+from lmsmith.generate.text_model import TextModel
+from lmsmith.strict_json import write_json
+from lmsmith.text.story_chats import write_conversations
+from lmsmith.train.log import say
+
+TASK = "story_questions"
+N_CONVERSATIONS = 8000
+SEED = 1
+LIMIT = 200  # questions after each stage: 40 of each kind
+MINUTES = 2.0  # of the stages after the base, evaluations included
+RATES = {
+    "optim.learning_rate": 0.003,
+    "optim.muon_learning_rate": 0.02,
+    "optim.embedding_learning_rate": 0.02,
+}
+"""Those of pre-training: the base has read for two minutes only, so there is little to forget."""
+N_SAMPLES = 3
+
+
+@dataclass
+class Rung:
+    """A stage with its results. `accuracy`: kind -> share of right answers, `all` of all kinds."""
+
+    stage: str
+    run: str
+    accuracy: dict[str, float]
+    chance: dict[str, float]
+    loss: float | None = None  # nats per held-out token of the assistant, where the stage has it
+    samples: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What makes a run of the one before it. `make(base, folder, deadline, console)` returns the
+    run's folder and summary; `deadline`: of time.monotonic().
+    """
+
+    name: str
+    folder: str
+    share: float  # of the time
+    make: Callable[[Path, Path, float, Console], tuple[Path, dict[str, Any]]]
+
+
+def _sft(
+    base: Path, folder: Path, deadline: float, console: Console
+) -> tuple[Path, dict[str, Any]]:
+    chats = folder.parent / "chats.jsonl"
+    write_conversations(chats, N_CONVERSATIONS, SEED)
+    say(console, f"wrote {N_CONVERSATIONS:,} conversations about generated stories to {chats}")
+    changes = {"train.minutes": max(0.05, (deadline - time.monotonic()) / 60), **RATES}
+    return tune(base, [str(chats)], changes, out=folder, console=console)
+
+
+STAGES: tuple[Stage, ...] = (Stage("SFT", "chat", 1.0, _sft),)
+"""Stages in order. Preference optimization and reinforcement learning belong after SFT."""
+
+
+def climb(
+    base: Path, out: Path, *, console: Console, minutes: float = MINUTES
+) -> tuple[Path, dict[str, Any], list[Rung]]:
+    """Runs all stages on a story model; returns the last run, its summary, and the ladder.
+
+    Stops after a stage that a signal ended. Raises LmsmithError of every kind.
+    """
+    end = time.monotonic() + 60 * minutes
+    run, summary = base, dict[str, Any]()
+    ladder = [rung("base", base)]
+    share_left = 1.0
+    for stage in STAGES:
+        now = time.monotonic()
+        deadline = now + (end - now) * stage.share / share_left - EVALUATION_SECONDS
+        share_left -= stage.share
+        run, summary = stage.make(run, _free(out, stage.folder), deadline, console)
+        if summary["finished"] == "signal":
+            return run, summary, ladder
+        ladder.append(rung(stage.name, run, summary))
+        write_json(run / "ladder.json", {"task": TASK, "rungs": [asdict(one) for one in ladder]})
+    say(console, "\n" + shown(ladder))
+    return run, summary, ladder
+
+
+def rung(stage: str, run: Path, summary: dict[str, Any] | None = None) -> Rung:
+    """Asks the model of a run the held-out questions."""
+    writer, _ = TextModel.load(run)
+    subject = subject_of(writer)
+    if (speaker := speaker_if_any(run)) is not None:
+        subject = dataclasses.replace(subject, reply=replies(writer, speaker))
+    (found,) = run_tasks(subject, [TASK], limit=LIMIT)
+    assert isinstance(found, TaskResult)
+    accuracy = {name: of["exact_match"] for name, of in found.groups.items()}
+    chance = {name: of["chance"] for name, of in found.groups.items()}
+    samples = [
+        {
+            "question": item.item.messages[-1]["content"],
+            "answer": item.text.strip(),
+            "expected": item.item.answer,
+        }
+        for item in found.items[:N_SAMPLES]
+    ]
+    return Rung(
+        stage,
+        run.name,
+        {**accuracy, "all": found.metrics["exact_match"]},
+        {**chance, "all": found.chance or 0.0},
+        (summary or {}).get("best_val_loss"),
+        samples,
+    )
+
+
+def shown(ladder: list[Rung]) -> str:
+    """The ladder as a table: a row for each stage, a column for each kind of question."""
+    kinds = list(ladder[0].accuracy)
+    first = ladder[0].chance
+    rows = [["right answers", *kinds, "loss"], ["chance", *(f"{first[k]:.0%}" for k in kinds), ""]]
+    rows += [
+        [
+            one.stage,
+            *(f"{one.accuracy[kind]:.0%}" for kind in kinds),
+            "" if one.loss is None else f"{one.loss:.3f}",
+        ]
+        for one in ladder
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _free(out: Path, name: str) -> Path:
+    """OUT/NAME, or OUT/NAME-2 and so on if it exists."""
+    names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+    return next(out / one for one in names if not (out / one).exists())
+
+
+EVALUATION_SECONDS = 8.0
+"""Reserved in each stage for the questions after it."""
