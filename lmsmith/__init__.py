@@ -9,6 +9,7 @@
     train, resume, demo     make a run: a folder with checkpoints, metrics and the model
     Run                     a run folder: its config, metrics, summary and report
     tune                    tune a run's model on conversations
+    rl                      reinforcement learning from rewards of its answers
     load, LM                load a run's model; generate and score text with it, chat with it
     evaluate, compare       score models on text files
     report                  plots of runs in one HTML file
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         prepare,
         report,
         resume,
+        rl,
         train,
         tune,
     )
@@ -61,6 +63,7 @@ __all__ = [
     "prepare",
     "report",
     "resume",
+    "rl",
     "train",
     "tune",
 ]

@@ -7,9 +7,9 @@
 A registered name works on the command line (`--optim.name lion`), in recipes and from Python. An
 extension is loaded in one of three ways: Python imports its module; an installed package names it
 as an entry point (groups `lmsmith.models`, `lmsmith.optimizers`, `lmsmith.schedules`,
-`lmsmith.presets`, `lmsmith.corpora`, `lmsmith.tasks`); or the environment variable
-LMSMITH_EXTENSIONS lists modules or .py files, separated by commas. `examples/` has five extensions;
-CONTRIBUTING.md explains them.
+`lmsmith.presets`, `lmsmith.corpora`, `lmsmith.tasks`, `lmsmith.rl_tasks`, `lmsmith.rewards`); or
+the environment variable LMSMITH_EXTENSIONS lists modules or .py files, separated by commas.
+`examples/` has six extensions; CONTRIBUTING.md explains them.
 
 Hooks are passed to a run instead of registered: `lmsmith.train(..., hooks=[MyHook()])`.
 """
@@ -18,9 +18,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from lmsmith.chat.rl.task import Problem, Reward, RLTask
 from lmsmith.config import (
     MODEL_KINDS,
     OPTIMIZERS,
+    REWARDS,
+    RL_TASKS,
     SCHEDULES,
     ModelConfig,
     NeuralConfig,
@@ -63,6 +66,9 @@ __all__ = [
     "NeuralConfig",
     "NeuralModel",
     "OptimConfig",
+    "Problem",
+    "RLTask",
+    "Reward",
     "RunConfig",
     "ScheduleConfig",
     "Task",
@@ -71,6 +77,8 @@ __all__ = [
     "register_model",
     "register_optimizer",
     "register_preset",
+    "register_reward",
+    "register_rl_task",
     "register_schedule",
     "register_task",
     "setting",
@@ -140,6 +148,25 @@ def register_task(task: Task) -> Task:
     ConfigError if the name is taken.
     """
     return TASKS.register(task.name, task, owner=origin(type(task)))
+
+
+def register_rl_task(task: RLTask) -> RLTask:
+    """Registers a task of reinforcement learning under its name, for `lmsmith rl --task`.
+
+    `task`: an instance of a subclass of RLTask. Raises ConfigError if the name is taken.
+    """
+    registered: RLTask = RL_TASKS.register(task.name, task, owner=origin(type(task)))
+    return registered
+
+
+def register_reward(name: str, reward: Reward) -> Reward:
+    """Registers a reward for `--rl.rewards`.
+
+    `reward(problem, answer)` returns a finite number, the same for the same arguments. `answer` is
+    the assistant's text. Raises ConfigError if the name is taken.
+    """
+    registered: Reward = REWARDS.register(name, reward)
+    return registered
 
 
 def _caller() -> str:

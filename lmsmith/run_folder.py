@@ -22,6 +22,8 @@ from lmsmith.checkpoint import available, load_model
 from lmsmith.config import (
     MODEL_KINDS,
     OPTIMIZERS,
+    REWARDS,
+    RL_TASKS,
     SCHEDULES,
     ModelConfig,
     RunConfig,
@@ -132,12 +134,19 @@ def open_run(place: Path) -> tuple[RunConfig, Corpus]:
     return RunConfig().changed(read_toml(config), where=str(config)), load(place / "tokens")
 
 
+def _is_rl(config: RunConfig) -> bool:
+    """Whether the run's source is a task of reinforcement learning."""
+    return config.train.objective == "rl"
+
+
 def _keep_extensions(folder: Path, config: RunConfig) -> None:
     """Writes extensions.json, if the run uses extensions. Raises OSError."""
     sources = (
         MODEL_KINDS.source(config.model.kind),
         OPTIMIZERS.source(config.optim.name),
         SCHEDULES.source(config.schedule.shape),
+        *(RL_TASKS.source(name) for name in config.data.sources if _is_rl(config)),
+        *(REWARDS.source(name.partition("=")[0]) for name in config.rl.rewards),
     )
     if used := [source for source in sources if source]:
         content = to_json({"extensions": used}, indent=1) + "\n"
@@ -151,7 +160,7 @@ def _require_extensions(place: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return  # most runs have none; if one is lost, reading the config reports the unknown name
     for source in sources:
-        for registry in (MODEL_KINDS, OPTIMIZERS, SCHEDULES):
+        for registry in (MODEL_KINDS, OPTIMIZERS, SCHEDULES, RL_TASKS, REWARDS):
             if source.get("what") == registry.what:
                 registry.require(source["name"], source, str(place))
 

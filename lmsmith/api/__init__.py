@@ -3,7 +3,7 @@
     training.py   train, resume, demo, report        run.py       Run
     models.py     evaluate, compare, import, export  lm.py        load, LM
     tuning.py     tune                               progress.py  progress bars and lines
-    data.py       prepare
+    reinforcement.py  rl                             data.py      prepare
 
 All calls raise subclasses of LmsmithError. Nothing is printed unless `progress` asks for it. torch
 is imported only when a call needs it.
@@ -13,6 +13,7 @@ from lmsmith.api.data import prepare
 from lmsmith.api.generation import SpecialTokens
 from lmsmith.api.lm import LM, load
 from lmsmith.api.models import Comparison, Exported, compare, evaluate, export, import_model
+from lmsmith.api.reinforcement import rl
 from lmsmith.api.run import Run
 from lmsmith.api.training import demo, report, resume, settings_from, train
 from lmsmith.api.tuning import tune
@@ -32,6 +33,7 @@ __all__ = [
     "prepare",
     "report",
     "resume",
+    "rl",
     "settings_from",
     "train",
     "tune",

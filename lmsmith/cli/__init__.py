@@ -22,6 +22,7 @@ from lmsmith.cli import (
     data,
     inspection,
     models,
+    rl,
     runs,
     serve,
     tokenizer,
@@ -84,6 +85,7 @@ def verbs(arguments: Sequence[str] = ()) -> Verbs:
     for module in (
         runs,
         chat,
+        rl,
         use,
         serve,
         inspection,

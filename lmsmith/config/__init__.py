@@ -12,21 +12,26 @@ Nothing here imports torch, so that `lmsmith --help` stays fast.
 from lmsmith.config.data import DataConfig, DataSource
 from lmsmith.config.model import MODEL_KINDS, ModelConfig, NeuralConfig
 from lmsmith.config.optim import OPTIMIZERS, SCHEDULES, OptimConfig, ScheduleConfig
+from lmsmith.config.rl import REWARDS, RL_TASKS, RLConfig
 from lmsmith.config.run import CHANGEABLE, LENGTH, RunConfig, settings
 from lmsmith.config.settings import Setting, flatten, read_toml, setting
-from lmsmith.config.train import TrainConfig
+from lmsmith.config.train import OBJECTIVES, TrainConfig
 
 __all__ = [
     "CHANGEABLE",
     "LENGTH",
     "MODEL_KINDS",
+    "OBJECTIVES",
     "OPTIMIZERS",
+    "REWARDS",
+    "RL_TASKS",
     "SCHEDULES",
     "DataConfig",
     "DataSource",
     "ModelConfig",
     "NeuralConfig",
     "OptimConfig",
+    "RLConfig",
     "RunConfig",
     "ScheduleConfig",
     "Setting",

@@ -12,6 +12,7 @@ from lmsmith.config.data import DataConfig
 from lmsmith.config.lora import LoraConfig
 from lmsmith.config.model import MODEL_KINDS, ModelConfig, NeuralConfig
 from lmsmith.config.optim import OptimConfig, ScheduleConfig
+from lmsmith.config.rl import RLConfig
 from lmsmith.config.settings import Setting, nearest, parse, setting, settings_of
 from lmsmith.config.train import TrainConfig
 from lmsmith.errors import ConfigError
@@ -35,6 +36,7 @@ class RunConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    rl: RLConfig = dataclasses.field(default_factory=RLConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 

@@ -2,9 +2,20 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from lmsmith.config.registry import Registry
 from lmsmith.config.settings import check, setting
+
+OBJECTIVES: Registry[Any] = Registry(
+    "objective",
+    "lmsmith.objectives",
+    {
+        "cross-entropy": "lmsmith.train.objective:Objective",
+        "rl": "lmsmith.chat.rl.objective:RL",
+    },
+)
+"""What a run minimizes: classes derived from `lmsmith.train.objective.Objective`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,12 @@ class TrainConfig:
         0,
         "gradient accumulation: sequences per forward and backward pass; auto: the full batch",
         zero="auto",
+    )
+    objective: str = setting(
+        "cross-entropy",
+        "what is minimized: the cross-entropy of the text; other objectives have commands of their "
+        "own",
+        choices=OBJECTIVES.names,
     )
     truncated_bptt: bool = setting(
         False,

@@ -42,7 +42,15 @@ from torch import Tensor
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.generate.decoders import Decoder, decoder_for
 from lmsmith.generate.draft import DRAFT_TOKENS, MAX_ROWS, Drafter
-from lmsmith.generate.sampling import Choice, Constraint, Sampler, Sampling, choose, generator_for
+from lmsmith.generate.sampling import (
+    Choice,
+    Constraint,
+    Drawn,
+    Sampler,
+    Sampling,
+    choose,
+    generator_for,
+)
 from lmsmith.models.interface import LanguageModel
 
 
@@ -57,6 +65,7 @@ class Request:
     index: int = 0  # of the sample: the same seed has any number of samples
     ends: Collection[int] = ()  # ids that end the sequence
     log_probabilities: bool = False
+    drawn: bool = False  # report the distribution that each token was drawn from
     constraint: Constraint | None = None  # of this sequence alone
 
 
@@ -69,6 +78,7 @@ class Token:
     log_probability: float  # under the model, before sampling settings; NaN if not asked for
     alternatives: tuple[tuple[int, float], ...]  # likeliest ids with their log-probabilities
     finished: str  # "", or why the sequence ends: "end" (an end token), "length"
+    drawn: Drawn | None = None  # if asked for
 
 
 @dataclass
@@ -168,6 +178,7 @@ class Engine:
             rows[0] if len(rows) == 1 else torch.cat(rows),
             [sequence.sampler for sequence in sequences],
             with_log_probabilities=any(s.request.log_probabilities for s in sequences),
+            with_drawn=any(s.request.drawn for s in sequences),
         )
         return [self._take(*pair) for pair in zip(sequences, choices, strict=True)]
 
@@ -179,7 +190,12 @@ class Engine:
         if finished:
             self._leave(sequence)
         return Token(
-            sequence.number, choice.id, choice.log_probability, choice.alternatives, finished
+            sequence.number,
+            choice.id,
+            choice.log_probability,
+            choice.alternatives,
+            finished,
+            choice.drawn,
         )
 
     def _can_draft(self, sequences: list[_Sequence]) -> bool:
@@ -205,6 +221,7 @@ class Engine:
                     logits[row + i : row + i + 1],
                     [sequence.sampler],
                     with_log_probabilities=sequence.request.log_probabilities,
+                    with_drawn=sequence.request.drawn,
                 )[0]
                 tokens.append(self._take(sequence, choice))
                 if tokens[-1].finished or choice.id != expected:

@@ -95,6 +95,11 @@ class Sampling:
         for id, bias in self.logit_bias.items():
             _check(math.isfinite(bias), f"logit_bias[{id}]", bias, "a finite number")
 
+    @property
+    def filters(self) -> bool:
+        """Whether top-k, top-p or min-p may remove ids, or greedy decoding all but one."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.temperature == 0
+
     def check_vocabulary(self, V: int, forbidden: Iterable[int] = ()) -> None:
         """Raises ConfigError for a biased or banned id that is not below V, and if no id is left
         that may be chosen.
@@ -114,17 +119,31 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The distribution that a token was drawn from, after temperature, penalties and filters.
+
+    `log_probability`: that of the token in it. `kept`: the ids that had a probability, as
+    `numpy.packbits` of (V,) bool; None if top-k, top-p and min-p kept all.
+    """
+
+    log_probability: float
+    kept: npt.NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
 class Choice:
     """A chosen token.
 
     `log_probability` and `alternatives` are the model's own: the log-softmax of its logits over all
     ids, before penalties, temperature and filters. The alternatives are the likeliest ids, most
-    likely first, without `forbidden` ones. Not requested, they are NaN and empty.
+    likely first, without `forbidden` ones. Not requested, they are NaN and empty. `drawn`: the
+    distribution that the token was drawn from, if requested.
     """
 
     id: int
     log_probability: float = math.nan
     alternatives: tuple[tuple[int, float], ...] = ()
+    drawn: Drawn | None = None
 
 
 class Constraint(Protocol):
@@ -223,18 +242,20 @@ def choose(
     samplers: Sequence[Sampler],
     *,
     with_log_probabilities: bool = False,
+    with_drawn: bool = False,
 ) -> list[Choice]:
     """The next token of each row. Row i draws one number from the generator of `samplers[i]`, a
     greedy row none.
 
-    Log-probabilities and alternatives are reported if `with_log_probabilities`. The caller counts
+    Log-probabilities and alternatives are reported if `with_log_probabilities`, the distributions
+    that tokens were drawn from if `with_drawn`. The caller counts
     a token that it uses with `Sampler.add`. Raises CheckpointError for logits that are not numbers,
     ConfigError for settings that do not fit the vocabulary.
     """
     assert len(samplers) == len(logits)
     rows, scratch = cpu_rows(logits), _scratch(logits.shape[-1])
     return [
-        _choose(row, sampler, scratch, with_log_probabilities)
+        _choose(row, sampler, scratch, with_log_probabilities, with_drawn)
         for row, sampler in zip(rows, samplers, strict=True)
     ]
 
@@ -284,15 +305,22 @@ def generator_for(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed[0]))
 
 
-def _choose(row: Array, sampler: Sampler, scratch: filters.Scratch, report: bool) -> Choice:
+def _choose(
+    row: Array, sampler: Sampler, scratch: filters.Scratch, report: bool, with_drawn: bool
+) -> Choice:
     scratch.z[:] = row
     log_total = filters.log_normalizer(scratch.z, scratch.work) if report else math.nan
     u = 0.0
     if sampler.sampling.temperature > 0:
         u = torch.rand(1, generator=sampler.generator, dtype=torch.float64).item()
-    id = _pick(sampler, scratch, row, u, _NO_NUMBERS)
+    p = np.empty(len(row)) if with_drawn else _NO_NUMBERS
+    id = _pick(sampler, scratch, row, u, p)
+    drawn = None
+    if with_drawn:
+        kept = np.packbits(p > 0) if sampler.sampling.filters else None
+        drawn = Drawn(math.log(p[id]), kept)
     if not report:
-        return Choice(id)
+        return Choice(id, drawn=drawn)
     alternatives: list[tuple[int, float]] = []
     n = min(sampler.sampling.n_alternatives, len(row) - len(np.unique(sampler.forbidden)))
     if n > 0:
@@ -301,7 +329,7 @@ def _choose(row: Array, sampler: Sampler, scratch: filters.Scratch, report: bool
         ids = filters.largest(scratch.z, scratch.work, n)
         order = ids[np.argsort(-scratch.z[ids], kind="stable")]
         alternatives = [(int(i), float(scratch.z[i] - log_total)) for i in order]
-    return Choice(id, float(row[id]) - log_total, tuple(alternatives))
+    return Choice(id, float(row[id]) - log_total, tuple(alternatives), drawn)
 
 
 def _pick(sampler: Sampler, scratch: filters.Scratch, row: Array, u: float, p: Array) -> int:

@@ -26,6 +26,10 @@ AFTER_START = 1 / 5
 _SMALL = {
     "Gradient norm": "grad_norm",
     "Tokens per second": "tokens_per_second",
+    "Mean reward": "reward",
+    "Groups without signal": "no_signal_share",
+    "Tokens per answer": "answer_tokens",
+    "KL from the start": "kl",
 }
 _MEANING = (
     "Bits needed to encode each byte of the text with the model's predictions; fewer are better."

@@ -12,6 +12,7 @@ from lmsmith.config import RunConfig
 from lmsmith.config.presets import has_size
 from lmsmith.data.batches.packing import check_documents
 from lmsmith.errors import ConfigError
+from lmsmith.train.objective import objective_of
 
 
 def refuse_early(config: RunConfig, world: int, given: Collection[str] = ()) -> None:
@@ -55,8 +56,11 @@ def refuse_early(config: RunConfig, world: int, given: Collection[str] = ()) -> 
 
 
 def check_ranks(config: RunConfig, world: int) -> None:
-    """Raises ConfigError if `world` processes cannot share a batch evenly."""
+    """Raises ConfigError if `world` processes cannot share a batch evenly, or the objective
+    refuses a setting.
+    """
     train = config.train
+    objective_of(config).check(world)
     if train.truncated_bptt and world > 1:
         raise ConfigError(
             "train.truncated_bptt keeps its states in one process: start the run without torchrun."

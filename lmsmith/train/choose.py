@@ -17,8 +17,8 @@ import torch
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import NOTES, has_size
 from lmsmith.data.batches.conversations import PackedConversations
-from lmsmith.data.batches.packing import batches_of
 from lmsmith.data.batches.rows import Rows
+from lmsmith.data.batches.windows import InEpochs
 from lmsmith.data.conversations import Conversations
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.shards import Shards
@@ -33,6 +33,7 @@ from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.checks import check_growing, check_ranks
 from lmsmith.train.device import Machine
+from lmsmith.train.objective import objective_of
 from lmsmith.train.plan import FEW_STEPS
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
@@ -72,12 +73,14 @@ def resolve(
     check_ranks(config, world)
     if config.train.engine == "reference":
         check_memory(config)
-    if isinstance(corpus.train, Conversations) and "train.batch_size" not in given:
-        rows = {"train.batch_size": _rows_of_conversations(config, corpus, world)}
-        config = config.changed(rows, where="what was chosen")
-    tokens_a_step = batches_of(
-        config, corpus.train, corpus.tokenizer
-    ).tokens_per_batch  # DataError for too little text
+    if "train.batch_size" not in given:
+        rows = objective_of(config).batch_size(corpus, world)
+        if rows is None and isinstance(corpus.train, Conversations):
+            rows = _rows_of_conversations(config, corpus, world)
+        if rows is not None:
+            config = config.changed({"train.batch_size": rows}, where="what was chosen")
+    # DataError for too little text
+    tokens_a_step = objective_of(config).batches(corpus).tokens_per_batch
     if config.data.documents == "rows" and "train.batch_size" not in given:
         # Documents may be shorter than the context: take enough rows for as many tokens as a batch
         # of windows would have.
@@ -85,7 +88,7 @@ def resolve(
         config = config.changed(
             {"train.batch_size": math.ceil(enough / world) * world}, where="the chosen settings"
         )
-        tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
+        tokens_a_step = objective_of(config).batches(corpus).tokens_per_batch
     if limited_by_time(config):
         steps, n_evaluations = _steps_in(seconds, config, corpus, machine, tokens_a_step, world)
     else:
@@ -246,8 +249,8 @@ def steps_of_epochs(config: RunConfig, corpus: Corpus) -> int:
     With one document per row, these are passes over the documents.
     """
     epochs = config.train.epochs
-    batches = batches_of(config, corpus.train, corpus.tokenizer)
-    if isinstance(batches, Rows | PackedConversations):
+    batches = objective_of(config).batches(corpus)
+    if isinstance(batches, InEpochs):
         return _ceil(epochs * batches.n_batches)
     wanted = _ceil(
         epochs * len(corpus.train) / config.model.context_length
@@ -326,7 +329,7 @@ def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int =
         add_adapters(model, config.lora, generator)
     model.to(machine.device)
     replica = Replica(model, config)
-    batches = batches_of(config, corpus.train, corpus.tokenizer)
+    batches = replica.objective.batches(corpus)
     times: list[float] = []
     while len(times) < 3 or (len(times) < n and sum(times[1:]) < 5):
         began = time.perf_counter()
@@ -349,7 +352,7 @@ def _workers(machine: Machine, world: int) -> str:
 
 def _rows_of_conversations(config: RunConfig, corpus: Corpus, world: int) -> int:
     """Rows per batch for about `STEPS_AN_EPOCH` steps per epoch, at most MOST_ROWS."""
-    batches = batches_of(config, corpus.train, corpus.tokenizer)
+    batches = objective_of(config).batches(corpus)
     assert isinstance(batches, PackedConversations)
     rows = min(MOST_ROWS, max(1, batches.n_rows // STEPS_AN_EPOCH))
     return -(-rows // world) * world
@@ -363,7 +366,7 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
     """Returns the lines that a run prints about text, model, training and machine, then notes."""
     model, train, counts = config.neural, config.train, corpus.counts
     n_params = config.neural.n_parameters()
-    batches = batches_of(config, corpus.train, corpus.tokenizer)
+    batches = objective_of(config).batches(corpus)
     tokens_a_step = batches.tokens_per_batch
     tokens = train.steps * tokens_a_step
     of = f"{train.batch_size} x {model.context_length} tokens"
@@ -387,6 +390,9 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
                 f"note     {batches.share_cut:.1%} of the tokens lie beyond the context length and "
                 f"are not trained on"
             )
+    if described := objective_of(config).describe(corpus, batches):
+        of, epochs = described.of, described.epochs
+        notes += [f"note     {note}" for note in described.notes]
     unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
     if n_unused := len(unused_ids(corpus.tokenizer, model.vocab_size)):
         notes.append(

@@ -78,10 +78,14 @@ class Running:
 
 @dataclass
 class Guard:
-    """Judges steps. A checkpoint stores `state`; `load_state` restores it."""
+    """Judges steps. A checkpoint stores `state`; `load_state` restores it.
+
+    `signed`: the loss may be negative, so only the gradient norm is judged.
+    """
 
     on_spike: str
     spike_z: float
+    signed: bool = field(default=False, kw_only=True)
     loss: Running = field(default_factory=Running)
     norm: Running = field(default_factory=Running)
     left_out: list[int] = field(default_factory=list)  # steps to skip
@@ -101,7 +105,8 @@ class Guard:
             for name, value, running, log in zip(
                 ("loss", "gradient norm"), (loss, norm), (self.loss, self.norm), logs, strict=True
             ):
-                if (z := running.z(log)) > self.spike_z:
+                judged = not (self.signed and running is self.loss)
+                if judged and (z := running.z(log)) > self.spike_z:
                     message = (
                         f"step {step + 1}: the {name} of {value:.4g} is {z:.1f} standard "
                         f"deviations above its running mean of {math.exp(running.mean):.4g}; the "

@@ -32,7 +32,6 @@ from lmsmith.config import (
     settings,
 )
 from lmsmith.config.aliases import RENAMED
-from lmsmith.data.batches.packing import batches_of
 from lmsmith.data.corpus import Corpus
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.optim.rates import note_on_rates
@@ -47,6 +46,7 @@ from lmsmith.train.choose import (
     steps_of_epochs,
 )
 from lmsmith.train.log import MetricsFile
+from lmsmith.train.objective import objective_of
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def plan_lines(found: Resumed, corpus: Corpus) -> list[str]:
     if partial := note_on_rates(config.optim, found.changed, resumed=True):
         lines.append(f"note     {partial}")
     if found.extends:
-        batches = batches_of(config, corpus.train, corpus.tokenizer)
+        batches = objective_of(config).batches(corpus)
         n, tokens = config.train.steps, (config.train.steps - found.step) * batches.tokens_per_batch
         minutes = f" (fits into {config.train.minutes:g} minutes)" if config.train.minutes else ""
         lines.append(
@@ -299,7 +299,7 @@ def _in_steps(place: Path, config: RunConfig, corpus: Corpus, step: int) -> RunC
     train = config.train
     if train.minutes:
         return config
-    tokens_a_step = batches_of(config, corpus.train, corpus.tokenizer).tokens_per_batch
+    tokens_a_step = objective_of(config).batches(corpus).tokens_per_batch
     if train.epochs:
         n_steps, length = steps_of_epochs(config, corpus), f"train.epochs = {train.epochs:g}"
     elif train.tokens:

@@ -6,7 +6,7 @@ import os
 import re
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -188,9 +188,20 @@ class Progress:
         self._shown_at = now
         self._show()
 
-    def evaluated(self, step: int, val_loss: float, bits_per_byte: float) -> None:
+    def evaluated(
+        self,
+        step: int,
+        val_loss: float,
+        bits_per_byte: float,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Prints an evaluation. `bits_per_byte` is infinite if the loss is not a likelihood."""
         self.val_loss = val_loss
-        self.say(f"step {step:>6,}  val loss {val_loss:.4f}  {bits_per_byte:.3f} bits per byte")
+        numbers = [f"val loss {val_loss:.4f}"]
+        if math.isfinite(bits_per_byte):
+            numbers.append(f"{bits_per_byte:.3f} bits per byte")
+        numbers += [f"{name} {value:.3f}" for name, value in (metrics or {}).items()]
+        self.say(f"step {step:>6,}  {'  '.join(numbers)}")
 
     def say(self, message: str) -> None:
         say(self.console, message)

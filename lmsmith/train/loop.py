@@ -18,7 +18,6 @@ import torch
 from rich.console import Console
 
 from lmsmith.config import RunConfig
-from lmsmith.data.batches.packing import batches_of
 from lmsmith.data.batches.read_ahead import ReadAhead
 from lmsmith.data.batches.windows import AnyBatches
 from lmsmith.data.corpus import Corpus
@@ -60,6 +59,7 @@ class Training:
         hooks have the same name.
         """
         ranks = ranks or Ranks()
+        replica = Replica(new_model(config, device, ranks), config, ranks)
         self.context = Context(
             config=config,
             corpus=corpus,
@@ -67,9 +67,11 @@ class Training:
             console=console,
             ranks=ranks,
             device=device,
-            replica=Replica(new_model(config, device, ranks), config, ranks),
-            batches=batches_of(config, corpus.train, corpus.tokenizer),
-            guard=Guard(config.train.on_spike, config.train.spike_z),
+            replica=replica,
+            batches=replica.objective.batches(corpus),
+            guard=Guard(
+                config.train.on_spike, config.train.spike_z, signed=replica.objective.signed
+            ),
             state=TrainState(n_steps=config.train.steps),
             deadline=deadline,
             peak_flops=peak_flops,
@@ -125,11 +127,15 @@ class Training:
         """
         context, hooks, first_step = self.context, self.hooks, self.context.step
         context.model.train()
+        objective = context.replica.objective
+        objective.start(context.run, context.corpus, context.replica, context.batches, context.say)
         context.began = time.monotonic()
         rows = context.replica.rows_at_once  # read once: it shrinks if memory runs out
         with noted() as context.signals, ExitStack() as context.resources:
-            ahead = ReadAhead(context.batches, lambda n: context.replica.micro_batches(n, rows))
-            batches = context.enter(ahead)
+            batches = context.batches
+            if not objective.generates:
+                ahead = ReadAhead(batches, lambda n: context.replica.micro_batches(n, rows))
+                batches = context.enter(ahead)
             hooks.start()
             while (finished := hooks.after_step()) is None:
                 with context.took("step"):

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from lmsmith.data.batches.packing import batches_of
 from lmsmith.run_folder import open_run
 from lmsmith.train.device import set_up_process, survey
 from lmsmith.train.replica import Replica
@@ -44,7 +43,9 @@ def replay(place: Path) -> Replay:
         replica.carried.load(tensors["carried"])
     replica.rows_at_once, replica.scale.value = record["rows_at_once"], record["gradient_scale"]
     model.train()
-    loss, norm = gradient(
-        replica, batches_of(config, corpus.train, corpus.tokenizer), record["step"]
-    )
+    objective, run = replica.objective, place.absolute().parent.parent
+    objective.load_state_dict(record.get("objective", {}) | tensors.get("objective", {}))
+    batches = objective.batches(corpus)
+    objective.start(run, corpus, replica, batches, lambda message: None)
+    loss, norm = gradient(replica, batches, record["step"])
     return Replay(record, loss, norm)

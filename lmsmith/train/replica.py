@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lmsmith.config import RunConfig
 from lmsmith.distributed.ranks import Ranks
-from lmsmith.distributed.shard import SummedLoss, parallelize, reshard, shard_like, split_rows
+from lmsmith.distributed.shard import parallelize, reshard, shard_like, split_rows
 from lmsmith.errors import CheckpointError
 from lmsmith.models.gpt import GPT
 from lmsmith.models.interface import NeuralModel
@@ -25,16 +25,17 @@ from lmsmith.models.rnn import RNN
 from lmsmith.optim.groups import Optimizers
 from lmsmith.optim.scaling import GradientScale
 from lmsmith.train.by_hand import ReferenceEngine
+from lmsmith.train.objective import objective_of
 from lmsmith.train.truncated_bptt import RecurrentStates
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Replica:
-    """The objects that a training step uses: model, loss, optimizers, gradient scale.
+    """The objects that a training step uses: model, loss, objective, optimizers, gradient scale.
 
     `rows_at_once`: rows per micro-batch. `rows_that_fitted`: micro-batch sizes that fitted into
-    memory in trials.
+    memory in trials. `metrics`: the objective's, of the latest gradient.
     """
 
     def __init__(self, model: NeuralModel, config: RunConfig, ranks: Ranks | None = None) -> None:
@@ -52,13 +53,14 @@ class Replica:
                 block.forward = torch.compile(block.forward)
             if config.train.activation_checkpointing:
                 block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        self.objective, self.metrics = objective_of(config), dict[str, float]()
         self.summed_loss: nn.Module
         self.optimizers: Optimizers | ReferenceEngine
         if config.train.engine == "reference":
             assert isinstance(model, GPT)
             self.summed_loss = self.optimizers = ReferenceEngine(model, config)
         else:
-            loss = SummedLoss(model, products, compiled=compiled)
+            loss = self.objective.module(model, products, compiled=compiled)
             self.summed_loss = parallelize(loss, self.ranks, config.train.parallel)
             distribute = (
                 functools.partial(split_rows, ranks=self.ranks) if self.ranks.world > 1 else None

@@ -38,6 +38,7 @@ def can_be_checked(replica: Replica) -> bool:
         and replica.ranks.world == 1
         and isinstance(replica.optimizers, Optimizers)
         and replica.carried is None
+        and replica.objective.is_cross_entropy
         and config.train.compile != "yes"
         and config.train.dtype != "float16"  # its gradient scale changes from step to step
         # One step represents all others only if all have the same shapes.

@@ -7,6 +7,7 @@ applied.
                               and how many gradient values are not finite. A number that is not
                               finite is null
         checkpoints/          the weights before the step, and the states of `train.truncated_bptt`
+                              and of the objective
 
 `lmsmith replay RUN/spikes/step-00000123` recomputes loss and gradient and compares them with the
 record, bit for bit.
@@ -29,6 +30,7 @@ from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.guard import SpikeError
 from lmsmith.train.replica import Replica
+from lmsmith.train.state import pack_objective
 
 FORMAT_VERSION = 1
 MOST_ROWS = 256  # rows of the batch stored as text
@@ -76,15 +78,20 @@ def write_record(
     if place.exists():
         shutil.rmtree(place)
     place.mkdir(parents=True)
-    carried = {"carried": replica.carried.tensors()} if replica.carried else {}
-    save_checkpoint(place, step, {"model": weights} | carried, {}, keep=1)
+    groups = {"model": weights}
+    if replica.carried:
+        groups["carried"] = replica.carried.tensors()
+    tensors_of_objective, record["objective"] = pack_objective(replica.objective)
+    if tensors_of_objective:
+        groups["objective"] = tensors_of_objective
+    save_checkpoint(place, step, groups, {}, keep=1)
     write_json(place / "record.json", record)
     return place
 
 
 def read_record(place: Path) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-    """Returns a record and its tensor groups, "model" and "carried". Raises DataError,
-    CheckpointError.
+    """Returns a record and its tensor groups: "model", and perhaps "carried" and "objective".
+    Raises DataError, CheckpointError.
     """
     try:
         record = foreign_json.read(place / "record.json")

@@ -43,6 +43,7 @@ from lmsmith.train.init_from import copy_model
 from lmsmith.train.legs import about, first_leg
 from lmsmith.train.lock import held, held_by_first
 from lmsmith.train.log import say
+from lmsmith.train.objective import objective_of
 from lmsmith.train.request import COMMAND_LINE, asked
 from lmsmith.train.resume import count_again, new_training, resume_run
 from lmsmith.train.trackers import check_installed
@@ -281,6 +282,12 @@ def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:
 
 def gather_text(config: RunConfig, folder: Path, console: Console) -> tuple[RunConfig, Corpus]:
     """The `Gather` of runs on text and shards."""
+    objective = objective_of(config)
+    if not objective.is_cross_entropy:
+        raise UsageError(
+            f"train.objective = {config.train.objective!r} is what `{objective.command}` does. Use "
+            "that command, or leave the setting out."
+        )
     if config.data.documents == "conversations":
         raise UsageError(
             "data.documents = 'conversations' is what `lmsmith tune RUN CHATS` does. Use that "

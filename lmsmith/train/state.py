@@ -4,9 +4,12 @@ Batches and dropout are functions of (seed, step). So a resumed run reaches the 
 for bit, from the following:
 
     groups of tensors   model, optimizer; best (if those are not the newest weights); carried
-                        (states of truncated BPTT); hook_NAME for each hook with tensors
+                        (states of truncated BPTT); objective (its state, if it has tensors);
+                        hook_NAME for each hook with tensors
     state.json          the numbers of `TrainState`, the gradient scale, the spike guard, and
-                        under "hooks" the values of each hook's state that are not tensors
+                        under "hooks" the values of each hook's state that are not tensors;
+                        under "objective" those of the objective, and the latest evaluation's
+                        metrics, if there are any
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lmsmith.checkpoint import Checkpoint
@@ -23,6 +27,7 @@ from lmsmith.distributed.shard import shard_like
 from lmsmith.strict_json import finite
 from lmsmith.train.guard import Guard
 from lmsmith.train.hook_state import Stateful, pack, unpack
+from lmsmith.train.objective import Objective
 from lmsmith.train.replica import Replica
 
 Groups = dict[str, dict[str, Tensor]]
@@ -51,6 +56,8 @@ class TrainState:
     seconds_to_target: float = math.inf
     n_corrections: int = 0  # changes of the plan under --minutes
     best: dict[str, Tensor] = field(default_factory=dict)
+    val_metrics: dict[str, float] = field(default_factory=dict)  # of the latest evaluation
+    best_val_metrics: dict[str, float] = field(default_factory=dict)  # with the lowest loss
     hooks_done: dict[str, int] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, Any]:
@@ -76,10 +83,16 @@ class TrainState:
         state: dict[str, Any] = finite(self.numbers())
         state["gradient_scale"] = (replica.scale.value, replica.scale.n_good)
         state["guard"] = guard.state()
+        tensors, values = pack_objective(replica.objective)
+        if tensors:
+            groups["objective"] = tensors
+        if values:
+            state["objective"] = finite(values)
+        if self.val_metrics:
+            state["val_metrics"] = finite([self.val_metrics, self.best_val_metrics])
         if hooks:
-            tensors, values = pack(hooks, self.hooks_done, groups)
-            groups |= tensors
-            state["hooks"] = values
+            packed, state["hooks"] = pack(hooks, self.hooks_done, groups)
+            groups |= packed
         return groups, state
 
     @classmethod
@@ -94,7 +107,12 @@ class TrainState:
         if replica.carried:
             replica.carried.load(found.tensors["carried"])
         guard.load_state(found.state["guard"])
+        tensors = found.tensors.get("objective", {})  # memory-mapped, hence the copies
+        replica.objective.load_state_dict(
+            found.state.get("objective", {}) | {name: t.clone() for name, t in tensors.items()}
+        )
         made = cls()
+        made.val_metrics, made.best_val_metrics = found.state.get("val_metrics", ({}, {}))
         for name in _NUMBERS:
             if name in found.state:
                 value = found.state[name]
@@ -105,7 +123,15 @@ class TrainState:
         return made
 
 
-_NUMBERS = tuple(f.name for f in fields(TrainState) if f.name not in ("best", "hooks_done"))
+_OTHERS = ("best", "val_metrics", "best_val_metrics", "hooks_done")
+_NUMBERS = tuple(f.name for f in fields(TrainState) if f.name not in _OTHERS)
+
+
+def pack_objective(objective: Objective) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Splits the objective's state into tensors and other values."""
+    state = objective.state_dict()
+    tensors = {name: value.detach() for name, value in state.items() if torch.is_tensor(value)}
+    return tensors, {name: value for name, value in state.items() if name not in tensors}
 
 
 def _best(best: Mapping[str, Tensor] | None, replica: Replica) -> dict[str, Tensor]:

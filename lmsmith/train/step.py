@@ -1,8 +1,9 @@
 """One training step: forward and backward over the micro-batches of a batch, clipping, optimizer.
 
 The loss of a batch is the sum over its tokens, divided once by the number of counted tokens in the
-complete batch. So the split into micro-batches and ranks changes only rounding. DDP and FSDP2
-average gradients over ranks, and a factor of the world size undoes that.
+complete batch (other objectives: `train/objective.py`). So the split into micro-batches and ranks
+changes only rounding. DDP and FSDP2 average gradients over ranks, and a factor of the world size
+undoes that.
 """
 
 import logging
@@ -19,6 +20,7 @@ from lmsmith.distributed.shard import synchronised, unshard
 from lmsmith.optim.rates import peak_rates
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.train.guard import Guard
+from lmsmith.train.objective import loss_and_metrics
 from lmsmith.train.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ def train_step(
     replica: Replica, batches: AnyBatches, step: int, n_steps: int, guard: Guard | None = None
 ) -> dict[str, float]:
     """Makes step number `step` (from 0) of `n_steps`. Returns its loss (nats per token), gradient
-    norm, and the learning rate of each group by the name of its setting.
+    norm, the objective's metrics, and the learning rate of each group by the name of its setting.
 
     Raises SpikeError on all ranks, before the weights change, if `guard` detects a spike, or if
     loss or gradient are not finite. The parameters then still hold the gradients.
@@ -38,6 +40,7 @@ def train_step(
     result = {name: share * peak for name, peak in peak_rates(config.optim).items()}
     with explain_lost_process() if replica.ranks.world > 1 else nullcontext():
         result["loss"], result["grad_norm"] = gradient(replica, batches, step)
+        result |= replica.metrics
         if scale.found(math.isfinite(result["grad_norm"])):
             replica.optimizers.clear()
             return result
@@ -49,13 +52,14 @@ def train_step(
 
 def gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, float]:
     """Returns the loss of batch `step` over all ranks and the norm of its gradient; leaves the
-    gradient in the parameters.
+    gradient in the parameters and the objective's metrics in `replica.metrics`.
 
     If memory runs out, halves the micro-batches (`Replica.rows_at_once`) and starts the batch
     again. Several ranks cannot start again once they communicate, in the last backward pass. So
     they try one micro-batch beforehand (`_fits`).
     """
     several = replica.ranks.world > 1
+    replica.objective.before_gradient(replica, batches, step)
     while several and not replica.carried and not _fits(replica, batches, step):
         _halve(replica)
     while True:
@@ -91,7 +95,7 @@ def _fits(replica: Replica, batches: AnyBatches, step: int) -> bool:
             synchronised(replica.summed_loss, last=False),
         ):
             with replica.autocast():
-                summed = replica.summed_loss(*to_device(batch, replica.device))
+                summed, _ = loss_and_metrics(replica.summed_loss(*to_device(batch, replica.device)))
             (summed * 0).backward()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error) or n_rows == 1:
@@ -129,8 +133,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, float]:
     config, ranks, scale = replica.config, replica.ranks, replica.scale
-    n_targets = batches.n_targets(step)
-    factor = scale.value * ranks.world / n_targets
+    divisor = replica.objective.divisor(batches, step)
+    factor = scale.value * ranks.world / divisor
+    sums: dict[str, Tensor] = {}
     total = torch.zeros(
         (), device=replica.device, dtype=torch.float64 if replica.device.type != "mps" else None
     )
@@ -145,14 +150,20 @@ def _gradient(replica: Replica, batches: AnyBatches, step: int) -> tuple[float, 
             )
             with synchronised(replica.summed_loss, last=part == parts[-1]):
                 with replica.autocast():
-                    summed = replica.summed_loss(*to_device(batch, replica.device), **carried)
+                    summed, metrics = loss_and_metrics(
+                        replica.summed_loss(*to_device(batch, replica.device), **carried)
+                    )
                 (summed * factor).backward()
             total += summed.detach()
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0) + value.detach().to(total.dtype)
     norm = norm_of(replica.model, scale.value)
-    loss, grad_norm = torch.stack(
-        [total, norm.to(total.dtype)]
-    ).tolist()  # one synchronization with the device for both numbers
-    return ranks.sum(loss)[0] / n_targets, grad_norm
+    loss, grad_norm, *values = torch.stack(
+        [total, norm.to(total.dtype), *sums.values()]
+    ).tolist()  # one synchronization with the device for all numbers
+    loss, *values = ranks.sum(loss, *values)
+    replica.metrics = replica.objective.metrics(dict(zip(sums, values, strict=True)))
+    return loss / divisor, grad_norm
 
 
 def _devices(replica: Replica) -> list[torch.device]:
@@ -161,10 +172,9 @@ def _devices(replica: Replica) -> list[torch.device]:
 
 
 def to_device(batch: Batch, device: torch.device) -> list[Tensor]:
-    """Inputs and targets (rows, T) of a batch, and its document ids if it has them."""
-    arrays = [batch.inputs, batch.targets] + ([] if batch.documents is None else [batch.documents])
+    """The arguments of the loss for a batch: inputs and targets (rows, T), and so on."""
     tensors = [
-        torch.from_numpy(np.ascontiguousarray(array)) for array in arrays
+        torch.from_numpy(np.ascontiguousarray(array)) for array in batch.arrays()
     ]  # strided arrays cannot be copied asynchronously
     if device.type != "cuda":
         return [tensor.to(device) for tensor in tensors]

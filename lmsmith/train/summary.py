@@ -50,6 +50,9 @@ def summary_of_run(context: Context, first_step: int) -> dict[str, Any]:
         "n_val_bytes": counts.n_val_bytes,
         "n_val_unknown": counts.n_val_unknown,
     }
+    if state.val_metrics:
+        summary["val_metrics"] = state.val_metrics
+        summary["best_val_metrics"] = state.best_val_metrics
     if finished == "requested":
         summary["stop_reason"] = context.stop_reason
     return dict(finite(summary))

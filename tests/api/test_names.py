@@ -60,6 +60,7 @@ SETTING_VERBS = {"train": api.train, "resume": api.resume}
 
 OTHER_CALLS = {
     "tune": "lmsmith.api:tune",
+    "rl": "lmsmith.api:rl",
     "replay": "lmsmith.train.replay:replay",
     "serve": "lmsmith.serve.server:run",
     "verify": "lmsmith.verify:compare_gradients",

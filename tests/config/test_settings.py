@@ -96,6 +96,18 @@ BAD: dict[str, list[Any]] = {
     "train.threads": [-1],
     "lora.rank": [-1],
     "lora.alpha": [-1.0],
+    "rl.group_size": [1],
+    "rl.max_tokens": [-1],
+    "rl.temperature": [0.0, -1.0, math.inf, math.nan],
+    "rl.top_k": [-1],
+    "rl.top_p": [0.0, 1.1, math.nan],
+    "rl.min_p": [-0.1, 1.1, math.nan],
+    "rl.steps_per_rollout": [0],
+    "rl.clip_low": [0.0, 1.1, math.nan],
+    "rl.clip_high": [-0.1, math.inf, math.nan],
+    "rl.kl_weight": [-0.1, math.inf, math.nan],
+    "rl.overlong_buffer": [-1],
+    "rl.eval_problems": [0],
 }
 GOOD: dict[str, list[Any]] = {
     "model.n_head": [1, 2, 3, 192],

@@ -15,7 +15,7 @@ Several sources are mixed by weight, row by row (`mixture.py`); each has its own
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,6 +46,10 @@ class Batch:
     # whether each row continues the same row of the batch before
     continues: bool = False
 
+    def arrays(self) -> list[np.ndarray]:
+        """The arguments of the loss: inputs, targets, and documents if there are any."""
+        return [self.inputs, self.targets] + ([] if self.documents is None else [self.documents])
+
 
 class AnyBatches(Protocol):
     """The interface of all batch classes."""
@@ -56,6 +60,15 @@ class AnyBatches(Protocol):
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch: ...
 
     def n_targets(self, step: int) -> int: ...
+
+
+@runtime_checkable
+class InEpochs(Protocol):
+    """Batches of items that have a number: documents, rows of conversations, pairs."""
+
+    @property
+    def n_batches(self) -> float:
+        """Batches per epoch."""
 
 
 class Sources:

@@ -13,6 +13,7 @@ from lmsmith.distributed.shard import Scored
 from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Ids, Score, score_ids
 from lmsmith.train.hooks.hook import Context, Hook
+from lmsmith.train.objective import Evaluation
 
 PART_TOKENS, PART_SHARE = 4096, 1 / 32  # the smaller one limits the part that is timed
 
@@ -32,15 +33,16 @@ class Evaluate(Hook):
 
     def after_step(self, context: Context) -> None:
         with context.interruptible(), context.took("evaluate"):
-            score = self.score(context)
-        if not math.isfinite(score.nats):
+            found = self.evaluate(context)
+        if not math.isfinite(found.loss):
             raise TrainingError(
-                f"step {context.step}: the validation loss is {score.nats_per_token}, so training "
+                f"step {context.step}: the validation loss is {found.loss}, so training "
                 "has diverged. Lower --learning-rate or increase --schedule.warmup_steps."
             )
         state, target = context.state, context.config.train.stop_at_val_loss
         state.evaluated_step = state.step
-        state.val_loss, state.val_bits_per_byte = score.nats_per_token, score.bits_per_byte
+        state.val_loss, state.val_bits_per_byte = found.loss, found.bits_per_byte
+        state.val_metrics = dict(found.metrics)
         if state.val_loss < state.best_val_loss:
             self._keep_best(context)
         if target and state.val_loss <= target:
@@ -52,9 +54,25 @@ class Evaluate(Hook):
             val_bits_per_byte=state.val_bits_per_byte,
             tokens=state.tokens_seen,
             seconds=state.train_seconds,
+            **found.metrics,
         )
         if context.progress is not None:
-            context.progress.evaluated(state.step, state.val_loss, state.val_bits_per_byte)
+            shown = context.replica.objective.shown
+            context.progress.evaluated(
+                state.step,
+                state.val_loss,
+                state.val_bits_per_byte,
+                {name: found.metrics[name] for name in shown},
+            )
+
+    def evaluate(self, context: Context) -> Evaluation:
+        """Evaluates by the objective, by default the likelihood of the validation split."""
+        if found := context.replica.objective.evaluate(context):
+            return found
+        score = self.score(context)
+        if not math.isfinite(score.nats):
+            return Evaluation(score.nats)
+        return Evaluation(score.nats_per_token, score.bits_per_byte)
 
     def score(self, context: Context, ids: Ids | Conversations | None = None) -> Score:
         """Scores `ids`, or else the full validation split; each rank computes a share."""
@@ -82,8 +100,14 @@ class Evaluate(Hook):
         return self.score(context, validation[max(0, n - PART_TOKENS - n % PART_TOKENS) :])
 
     def measure(self, context: Context) -> float:
-        """Estimates the seconds of an evaluation, by scoring a part of the split twice."""
+        """Estimates the seconds of an evaluation, by scoring a part of the split twice. Other
+        objectives than cross-entropy are evaluated in full.
+        """
         validation, times = context.corpus.validation, list[float]()
+        if not context.replica.objective.is_cross_entropy:
+            began = time.monotonic()
+            self.evaluate(context)
+            return time.monotonic() - began
         enough = max(context.config.model.context_length + 1, int(PART_SHARE * len(validation)))
         part = validation[: min(PART_TOKENS, enough)]
         for _ in range(2):
@@ -97,5 +121,6 @@ class Evaluate(Hook):
         state.best_step = state.step
         state.best_val_loss = state.val_loss
         state.best_val_bits_per_byte = state.val_bits_per_byte
+        state.best_val_metrics = state.val_metrics
         for name, weight in context.replica.weights(copy=not state.best).items():
             state.best.setdefault(name, weight).copy_(weight)  # reuses the memory of the old best

@@ -68,6 +68,8 @@ class Sample(Hook):
 
     def _sample(self, context: Context, n: int) -> None:
         """Adds n texts to samples.md; near a deadline they may be shorter."""
+        if context.replica.objective.generates:  # it writes samples of its own
+            return
         seconds = LAST_SAMPLE_SECONDS if context.deadline < math.inf else math.inf
         config, tokenizer = context.config, context.corpus.tokenizer
         with context.interruptible(), context.took("sample"):
