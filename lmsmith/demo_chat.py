@@ -4,6 +4,7 @@ A ladder of stages, each a run that starts from the one before it:
 
     base    OUT/run-N    predicts stories (`lmsmith.demo`)
     SFT     OUT/chat     tuned on OUT/chats.jsonl, conversations about generated stories
+    RL      OUT/chat-rl  learns from the rewards of its own answers (GRPO)
 
 After each stage the model answers the same questions about held-out stories, which are in no
 training file (`lmsmith.text.story_questions`). The table of accuracies is printed, and written to
@@ -23,27 +24,34 @@ from typing import Any
 from rich.console import Console
 
 from lmsmith.chat.answers import replies
+from lmsmith.chat.held_out import score_conversations
 from lmsmith.chat.prepare import speaker_if_any
+from lmsmith.chat.rl.run import rl
 from lmsmith.chat.sft import tune
 from lmsmith.evaluate.tasks.run import run_tasks
 from lmsmith.evaluate.tasks.task import TaskResult
 from lmsmith.generate.subject import subject_of
 from lmsmith.generate.text_model import TextModel
+from lmsmith.report.ladder import FILE_NAME
+from lmsmith.report.runs import write_report
 from lmsmith.strict_json import write_json
 from lmsmith.text.story_chats import write_conversations
 from lmsmith.train.log import say
 
 TASK = "story_questions"
 N_CONVERSATIONS = 8000
+N_HELD_OUT = 200  # conversations about held-out stories, for the loss
 SEED = 1
 LIMIT = 200  # questions after each stage: 40 of each kind
-MINUTES = 2.0  # of the stages after the base, evaluations included
-RATES = {
+MINUTES = 2.5  # of the stages after the base, evaluations included
+HELD_OUT = "held-out.jsonl"
+SETTINGS = {
+    "train.batch_size": 8,
     "optim.learning_rate": 0.003,
     "optim.muon_learning_rate": 0.02,
     "optim.embedding_learning_rate": 0.02,
 }
-"""Those of pre-training: the base has read for two minutes only, so there is little to forget."""
+"""Batch and learning rates of pre-training: after two minutes of it there is little to forget."""
 N_SAMPLES = 3
 
 
@@ -76,13 +84,30 @@ def _sft(
 ) -> tuple[Path, dict[str, Any]]:
     chats = folder.parent / "chats.jsonl"
     write_conversations(chats, N_CONVERSATIONS, SEED)
+    write_conversations(chats.parent / HELD_OUT, N_HELD_OUT, SEED, held_out=True)
     say(console, f"wrote {N_CONVERSATIONS:,} conversations about generated stories to {chats}")
-    changes = {"train.minutes": max(0.05, (deadline - time.monotonic()) / 60), **RATES}
+    changes = {
+        "train.minutes": _minutes_to(deadline),
+        "data.validation": [str(chats.parent / HELD_OUT)],
+        **SETTINGS,
+    }
     return tune(base, [str(chats)], changes, out=folder, console=console)
 
 
-STAGES: tuple[Stage, ...] = (Stage("SFT", "chat", 1.0, _sft),)
-"""Stages in order. Preference optimization and reinforcement learning belong after SFT."""
+def _rl(base: Path, folder: Path, deadline: float, console: Console) -> tuple[Path, dict[str, Any]]:
+    changes = {"train.minutes": _minutes_to(deadline)}
+    return rl(base, "story", changes, out=folder, console=console)
+
+
+def _minutes_to(deadline: float) -> float:
+    return max(0.05, (deadline - time.monotonic()) / 60)
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("SFT", "chat", 0.75, _sft),
+    Stage("RL", "chat-rl", 0.25, _rl),
+)
+"""Stages in order. Preference optimization (`lmsmith align`) belongs between the two."""
 
 
 def climb(
@@ -103,17 +128,20 @@ def climb(
         run, summary = stage.make(run, _free(out, stage.folder), deadline, console)
         if summary["finished"] == "signal":
             return run, summary, ladder
-        ladder.append(rung(stage.name, run, summary))
-        write_json(run / "ladder.json", {"task": TASK, "rungs": [asdict(one) for one in ladder]})
+        ladder.append(rung(stage.name, run, out / HELD_OUT))
+        write_json(run / FILE_NAME, {"task": TASK, "rungs": [asdict(one) for one in ladder]})
+        write_report([run], run / "report.html")
     say(console, "\n" + shown(ladder))
     return run, summary, ladder
 
 
-def rung(stage: str, run: Path, summary: dict[str, Any] | None = None) -> Rung:
-    """Asks the model of a run the held-out questions."""
+def rung(stage: str, run: Path, held_out: Path | None = None) -> Rung:
+    """Asks the model of a run the held-out questions, and scores held-out conversations."""
     writer, _ = TextModel.load(run)
-    subject = subject_of(writer)
+    subject, loss = subject_of(writer), None
     if (speaker := speaker_if_any(run)) is not None:
+        if held_out is not None:
+            loss = score_conversations(writer.model, speaker, [str(held_out)]).nats_per_token
         subject = dataclasses.replace(subject, reply=replies(writer, speaker))
     (found,) = run_tasks(subject, [TASK], limit=LIMIT)
     assert isinstance(found, TaskResult)
@@ -132,7 +160,7 @@ def rung(stage: str, run: Path, summary: dict[str, Any] | None = None) -> Rung:
         run.name,
         {**accuracy, "all": found.metrics["exact_match"]},
         {**chance, "all": found.chance or 0.0},
-        (summary or {}).get("best_val_loss"),
+        loss,
         samples,
     )
 

@@ -99,7 +99,7 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
         from lmsmith.chat.held_out import score_conversations
         from lmsmith.chat.prepare import own_speaker
 
-        return score_conversations(lm.model, own_speaker(lm.path), paths(chats))[0]
+        return score_conversations(lm.model, own_speaker(lm.path), paths(chats))
     if asked is not None:
         runner = run_harness if tasks is None else run_tasks
         return runner(

@@ -6,6 +6,7 @@ so the loss on the conversations that `tune` holds out is its validation loss.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from lmsmith.chat.conversations import Conversations as Files
@@ -16,8 +17,8 @@ from lmsmith.models.interface import LanguageModel
 
 def score_conversations(
     model: LanguageModel, speaker: Speaker, sources: Sequence[str], *, skip_bad: bool = False
-) -> tuple[Score, list[str]]:
-    """The score of the assistant's tokens in files of conversations, and notes about the files.
+) -> Score:
+    """The score of the assistant's tokens in files of conversations, with notes about the files.
 
     Raises DataError for files that cannot be read and for conversations that the template refuses;
     with `skip_bad` they are skipped and counted.
@@ -37,4 +38,4 @@ def score_conversations(
         left_out=speaker.tokenizer.skips_unknown,
         starts_with_end_of_text=True,
     )
-    return checked(score), [*files.notes(), *notes]
+    return checked(dataclasses.replace(score, notes=(*files.notes(), *notes)))

@@ -62,7 +62,9 @@ def check_for_text(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the tasks and prints their table, or one JSON object."""
-    for name in ("text", "chats", "stride", "per_document"):
+    if options.chats:
+        raise UsageError("--chats and --tasks do not go together: name one of them.")
+    for name in ("text", "stride", "per_document"):
         if getattr(options, name):
             raise UsageError(
                 f"--{name.replace('_', '-')} is for texts: leave it out, or name no tasks."

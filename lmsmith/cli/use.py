@@ -471,6 +471,8 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
             console.print(
                 f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}"
             )
+    for note in score.notes:
+        console.print(f"note: {note}")
     if score.n_impossible:
         console.print(
             f"note: {score.n_impossible:,} tokens of the text have probability 0 under this model, "
