@@ -45,13 +45,14 @@ SEED = 1
 LIMIT = 200  # questions after each stage: 40 of each kind
 MINUTES = 2.5  # of the stages after the base, evaluations included
 HELD_OUT = "held-out.jsonl"
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "train.batch_size": 8,
     "optim.learning_rate": 0.003,
     "optim.muon_learning_rate": 0.02,
     "optim.embedding_learning_rate": 0.02,
 }
 """Batch and learning rates of pre-training: after two minutes of it there is little to forget."""
+RL_SETTINGS: dict[str, Any] = {}
 N_SAMPLES = 3
 
 
@@ -95,7 +96,7 @@ def _sft(
 
 
 def _rl(base: Path, folder: Path, deadline: float, console: Console) -> tuple[Path, dict[str, Any]]:
-    changes = {"train.minutes": _minutes_to(deadline)}
+    changes = {"train.minutes": _minutes_to(deadline), **RL_SETTINGS}
     return rl(base, "story", changes, out=folder, console=console)
 
 

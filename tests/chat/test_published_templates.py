@@ -174,9 +174,9 @@ PUBLISHED: dict[str, tuple[str, tuple[str, ...], str, str, bool, str]] = {
         "<s>",
         "</s>",
         True,
-        " It is four.</s>",
+        "It is four.</s>",
     ),
-    "zephyr": (ZEPHYR, ("</s>",), "", "</s>", True, "\nIt is four.\n</s>"),
+    "zephyr": (ZEPHYR, ("</s>",), "", "</s>", True, "It is four.\n</s>"),
     "gemma": (
         GEMMA,
         ("<bos>", "<start_of_turn>", "<end_of_turn>"),
