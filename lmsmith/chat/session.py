@@ -40,6 +40,7 @@ class Chat:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 500
     seed: int = 1
+    stop: Sequence[str] = ()  # an answer ends before the first of these texts
     forgotten: int = 0  # messages that the latest prompt left out
     cut: bool = False  # whether the latest answer ended at `max_tokens` or at the context's end
     _index: int = 0  # of the sample, so that a second try differs
@@ -66,6 +67,7 @@ class Chat:
             sampling=self.sampling,
             seed=self.seed + len(self.messages),
             index=self._index,
+            stop=self.stop,
         )
         read: list[str] = []
         try:

@@ -16,7 +16,9 @@ from lmsmith.cli.grammar import (
     Verbs,
     add_files,
     add_flag,
+    add_penalties,
     add_settings,
+    add_stop,
     at_least_one,
     settings_given,
 )
@@ -86,6 +88,8 @@ def _add_chat(verbs: Verbs) -> None:
     chat.add_argument("--top-k", type=int, default=0, metavar="K", help="top-k; 0: all (0)")
     chat.add_argument("--top-p", type=float, default=1.0, metavar="P", help="top-p sampling (1)")
     chat.add_argument("--min-p", type=float, default=0.0, metavar="P", help="min-p sampling (0)")
+    add_penalties(chat)
+    add_stop(chat)
     chat.add_argument(
         "--seed", type=int, default=1, metavar="N", help="the same seed gives the same answers (1)"
     )
@@ -132,7 +136,15 @@ def _chat(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.chat.session import Chat
     from lmsmith.generate.sampling import Sampling
 
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
+    sampling = Sampling(
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.min_p,
+        options.repetition_penalty,
+        options.frequency_penalty,
+        options.presence_penalty,
+    )
     speaker = own_speaker(options.run)
     chat = Chat(
         api.load(options.run).writer,
@@ -140,6 +152,7 @@ def _chat(options: argparse.Namespace, console: Console, started: float) -> int:
         sampling=sampling,
         max_tokens=options.max_tokens,
         seed=options.seed,
+        stop=options.stop,
     )
     if options.system:
         chat.messages.append({"role": "system", "content": options.system})
