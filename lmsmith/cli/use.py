@@ -173,7 +173,7 @@ def _add_eval(verbs: Verbs) -> None:
         _eval,
         "evaluate a model on a text (loss, perplexity, bits per byte) or on tasks",
         "lmsmith eval demo/run-1 --text demo/stories.jsonl",
-        usage="lmsmith eval RUN [--text FILE...] [--chats FILE...] [--tasks NAMES] [OPTION]...",
+        usage="lmsmith eval RUN [--text|--chats FILE...] [--tasks NAMES] [OPTION]...",
     )
     evaluate.add_argument(
         "run", type=Path, metavar="RUN", help="folder that `lmsmith train` or `import` wrote"
