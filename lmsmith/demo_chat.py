@@ -88,7 +88,7 @@ def _sft(
     write_conversations(chats.parent / HELD_OUT, N_HELD_OUT, SEED, held_out=True)
     say(console, f"wrote {N_CONVERSATIONS:,} conversations about generated stories to {chats}")
     changes = {
-        "train.minutes": _minutes_to(deadline),
+        **_length(deadline),
         "data.validation": [str(chats.parent / HELD_OUT)],
         **SETTINGS,
     }
@@ -96,12 +96,12 @@ def _sft(
 
 
 def _rl(base: Path, folder: Path, deadline: float, console: Console) -> tuple[Path, dict[str, Any]]:
-    changes = {"train.minutes": _minutes_to(deadline), **RL_SETTINGS}
+    changes = {**_length(deadline), **RL_SETTINGS}
     return rl(base, "story", changes, out=folder, console=console)
 
 
-def _minutes_to(deadline: float) -> float:
-    return max(0.05, (deadline - time.monotonic()) / 60)
+def _length(deadline: float) -> dict[str, Any]:
+    return {"train.minutes": max(0.05, (deadline - time.monotonic()) / 60)}
 
 
 STAGES: tuple[Stage, ...] = (

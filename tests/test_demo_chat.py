@@ -35,14 +35,14 @@ def test_the_stages_start_from_each_other_and_the_report_has_their_table(
     quiet = Console(quiet=True)
     write_stories(tmp_path / "stories.jsonl", 40_000, 1)
     base, _ = train([str(tmp_path / "stories.jsonl")], TINY, out=tmp_path / "run-1", console=quiet)
-    short = {"train.steps": 2, "train.batch_size": 4}
+    short = {"train.batch_size": 4}
     for name, value in {
         "N_CONVERSATIONS": 20,
         "N_HELD_OUT": 4,
         "LIMIT": 10,
         "SETTINGS": short,
         "RL_SETTINGS": short | {"rl.group_size": 2, "rl.eval_problems": 4},
-        "_minutes_to": lambda deadline: 1.0,
+        "_length": lambda deadline: {"train.steps": 2},
     }.items():
         monkeypatch.setattr(demo_chat, name, value)
     run, summary, ladder = climb(base, tmp_path, console=quiet)
