@@ -224,7 +224,7 @@ def _values(leaf: Setting) -> str:
 def api_page() -> str:
     """The public names with their signatures and docstrings."""
     text = "# Python API\n\n" + docstring(lmsmith) + "\n"
-    names = [n for n in lmsmith.__all__ if n not in ("__version__", "errors", "extend")]
+    names = sorted({*lmsmith.__all__, "LM", "Run"})
     text += "## lmsmith\n\n"
     for name in sorted(names, key=str.lower):
         # A submodule of the same name stands for the function once it is imported.
@@ -244,6 +244,8 @@ def api_page() -> str:
 
 def _entry(name: str, thing: Any) -> str:
     text = f"### {name}\n\n"
+    if typing.get_origin(thing):  # an alias of a type
+        return text + f"```python\n{name.split('.')[-1]} = {_annotation(thing)}\n```\n\n"
     if not isinstance(thing, type):
         return text + signature(name, thing) + docstring(thing)
     text += docstring(thing)

@@ -8,11 +8,12 @@
 
     train, resume, demo     make a run: a folder with checkpoints, metrics and the model
     Run                     a run folder: its config, metrics, summary and report
-    tune                    tune a run's model on conversations
+    tune, align             tune a run's model on conversations; train it on preferences
     rl                      reinforcement learning from rewards of its answers
     load, LM                load a run's model; generate and score text with it, chat with it
     evaluate, compare       score models on text files
     report                  plots of runs in one HTML file
+    plan                    predict memory, time and cost of a run before it starts
     prepare, Tokenizer      text to token shards; text to ids
     import_model, export    convert models from and to other programs
     extend, errors          base classes for extensions; the exceptions that lmsmith raises
@@ -28,15 +29,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lmsmith import errors as errors
     from lmsmith import extend as extend
+    from lmsmith.api import LM as LM
+    from lmsmith.api import Run as Run
     from lmsmith.api import (
-        LM,
-        Run,
+        align,
         compare,
         demo,
         evaluate,
         export,
         import_model,
         load,
+        plan,
         prepare,
         report,
         resume,
@@ -49,17 +52,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "LM",
-    "Run",
     "Tokenizer",
+    "align",
     "compare",
     "demo",
-    "errors",
     "evaluate",
     "export",
-    "extend",
     "import_model",
     "load",
+    "plan",
     "prepare",
     "report",
     "resume",
@@ -69,6 +70,7 @@ __all__ = [
 ]
 
 _MODULES = ("errors", "extend")
+_ALSO = ("LM", "Run", *_MODULES)  # classes of what calls return, and modules
 _ELSEWHERE = {"Tokenizer": "lmsmith.tokens.tokenizer"}  # all others are in lmsmith.api
 
 
@@ -79,14 +81,14 @@ def _public(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in __all__ and name not in _ALSO:
         raise AttributeError(f"module 'lmsmith' has no attribute {name!r}")
     globals()[name] = value = _public(name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ALSO})
 
 
 class _Called(ModuleType):

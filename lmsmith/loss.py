@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lmsmith.targets import IGNORED
 
@@ -61,6 +62,42 @@ def summed_cross_entropy(
         hidden, head = hidden.detach(), head.detach()
     total = _ChunkedCrossEntropy.apply(hidden, head, targets, vocab_size, softcap, compiled)
     return total, (targets != IGNORED).sum()
+
+
+def token_log_probabilities(
+    hidden: Float[Tensor, "N D"],
+    head: Float[Tensor, "P D"],
+    targets: Int[Tensor, " N"],
+    *,
+    vocab_size: int,
+    softcap: float = 0.0,
+) -> Float[Tensor, " N"]:
+    """Returns ln p of each target, which must not be IGNORED, in float32 or better.
+
+    For losses that are functions of the log-probabilities of texts. Large inputs are computed in
+    chunks, whose logits are recomputed in the backward pass.
+    """
+    n_elements = CHUNK_ELEMENTS if hidden.device.type == "cpu" else GPU_CHUNK_ELEMENTS
+    n_rows = max(1, n_elements // head.size(0))
+    arguments = head.to(hidden.dtype), vocab_size, softcap
+    if hidden.size(0) <= n_rows:
+        return _log_p(hidden, targets, *arguments)
+    return torch.cat(
+        [
+            checkpoint(_log_p, rows, goal, *arguments, use_reentrant=False)
+            for rows, goal in zip(hidden.split(n_rows), targets.split(n_rows), strict=True)
+        ]
+    )
+
+
+def _log_p(
+    hidden: Tensor, targets: Tensor, weight: Tensor, vocab_size: int, softcap: float
+) -> Tensor:
+    logits = F.linear(hidden, weight)[:, :vocab_size]
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    return -F.cross_entropy(logits, targets, reduction="none")
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -140,7 +140,7 @@ BANNED = {
     r"no whole(?! numbers?)": "not a complete",
     r"whole and checked": "complete and verified",
     r"wants": "needs, expects",
-    r"accounting": "count, cost",
+    r"accounting(?!\.md)": "count, cost",
     r"stands? behind": "comes after",
     r"goes? behind": "comes after",
     r"told of": "reported",

@@ -51,6 +51,11 @@ def settings_from(place: str) -> Iterator[None]:
         _where.reset(token)
 
 
+def where_settings_are() -> str:
+    """The place that errors about settings name."""
+    return _where.get()
+
+
 def train(
     sources: Folder | Sequence[Folder],
     *,

@@ -3,4 +3,5 @@
 conversations.py  files -> checked conversations
 templates.py      conversations -> ids, by a chat template
 masks.py          which ids are learned
+rl/               reinforcement learning
 """

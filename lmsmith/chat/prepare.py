@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,16 @@ SHARE, MOST = 0.1, 500  # of the conversations are held out, if nothing else is 
 DEFAULT = "lmsmith"
 
 
-def gather(config: RunConfig, folder: Path, console: Console) -> tuple[RunConfig, Corpus]:
+def gather(
+    config: RunConfig,
+    folder: Path,
+    console: Console,
+    prepare_tokens: Callable[[RunConfig, Speaker, Path], Corpus] | None = None,
+) -> tuple[RunConfig, Corpus]:
     """Writes tokens and model of a new run into `folder`. Raises DataError, ConfigError,
     TokenizerError, CheckpointError, StorageError.
+
+    `prepare_tokens`: writes the tokens; default: those of conversations.
     """
     source = model_folder(Path(config.train.init_from))
     tensors, content = load_model(source)
@@ -65,7 +72,7 @@ def gather(config: RunConfig, folder: Path, console: Console) -> tuple[RunConfig
     if config.lora.rank and config.lora.embeddings == "auto":
         learned = "yes" if speaker.added else "no"  # frozen, all new tokens would stay the same
         config = config.changed({"lora.embeddings": learned}, where="what was chosen")
-    corpus = prepare(config.data, config.model.context_length or 0, speaker, folder / "tokens")
+    corpus = (prepare_tokens or _conversations)(config, speaker, folder / "tokens")
     added = [special_tokens(tokenizer)[name] for name in speaker.added]
     used = np.setdiff1d(np.arange(before.vocab_size), [*speaker.unused, *added])
     tensors = with_rows(tensors, before, config.neural, added, used)
@@ -75,7 +82,10 @@ def gather(config: RunConfig, folder: Path, console: Console) -> tuple[RunConfig
         "data": {"documents": config.data.documents},
         "step": 0,
     }
-    save_model(folder / "model", tensors, about | ({"ends": ends} if ends else {}))
+    special = ({"begin": content["begin"]} if "begin" in content else {}) | (
+        {"ends": ends} if ends else {}
+    )
+    save_model(folder / "model", tensors, about | special)
     save_tokenizer(tokenizer, folder / "model")
     names = {name: text for name, text in template.names.items() if text}
     if speaker.ends:
@@ -187,6 +197,10 @@ def _shapes(config: NeuralConfig) -> dict[str, tuple[int, ...]]:
 
 
 # ---- conversations -------------------------------------------------------------------------------
+
+
+def _conversations(config: RunConfig, speaker: Speaker, folder: Path) -> Corpus:
+    return prepare(config.data, config.model.context_length or 0, speaker, folder)
 
 
 def prepare(data: DataConfig, context_length: int, speaker: Speaker, folder: Path) -> Corpus:

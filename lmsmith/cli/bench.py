@@ -29,6 +29,9 @@ def add(verbs: Verbs) -> None:
     )
     train.add_argument("--n", type=at_least_one, default=8, metavar="N", help="steps to time (8)")
     train.add_argument("--json", action="store_true", help="print one JSON object")
+    train.add_argument(
+        "--memory", action="store_true", help="also measure the peak memory of tensors"
+    )
     if verbs.is_for("bench train"):
         add_settings(train, verbs.arguments, out=False)
 
@@ -76,10 +79,11 @@ def add(verbs: Verbs) -> None:
 
 
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.train.ladder import bench_config, machine_in_words, time_steps
+    from lmsmith.train.ladder import bench_config, machine_in_words, peak_of_steps, time_steps
 
     config, device = bench_config(settings_given(options))
     pace = time_steps(config, device, n=options.n)
+    memory = {"peak_tensor_bytes": peak_of_steps(config, device)} if options.memory else {}
     if options.json:
         print(
             to_json(
@@ -87,6 +91,7 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
                     "seconds": pace.seconds,
                     "tokens_per_second": pace.tokens_per_second,
                     "mfu": pace.mfu,
+                    **memory,
                 }
             )
         )
@@ -98,6 +103,8 @@ def _train(options: argparse.Namespace, console: Console, started: float) -> int
         f"{train.batch_size} sequences per step, {train.dtype}"
     )
     table(console, ("", *COLUMNS), [["one step", *_cells(pace)]])
+    if memory:
+        console.print(f"tensors: {memory['peak_tensor_bytes'] / 1e6:,.1f} MB at most")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Commands about conversations: tune, chat."""
+"""Commands about conversations: tune, align, chat."""
 
 from __future__ import annotations
 
@@ -67,7 +67,46 @@ def add(verbs: Verbs) -> None:
     reading = tune.add_argument_group("conversations")
     add_files(reading, dict(settings())["data.validation"], "--validation")
     add_flag(reading, dict(settings())["data.skip_bad"], "--skip-bad")
+    _add_align(verbs)
     _add_chat(verbs)
+
+
+def _add_align(verbs: Verbs) -> None:
+    align = verbs.verb(
+        "align",
+        _align,
+        "train a tuned model on preferences between answers (DPO, IPO, SimPO, KTO)",
+        "lmsmith align demo/chat pairs.jsonl --method dpo --out demo/aligned",
+        usage="lmsmith align RUN PAIRS... [--method M] [--out RUN] [--SETTING VALUE]...",
+    )
+    align.add_argument("run", type=Path, metavar="RUN", help="the model to start from")
+    align.add_argument(
+        "preferences",
+        nargs="+",
+        metavar="PAIRS",
+        help="preferences: .jsonl, .json or .parquet with prompt, chosen and rejected, or with "
+        "prompt, completion and label (kto); a data set of the Hub (OWNER/NAME); a recipe",
+    )
+    known = dict(settings())
+    align.add_argument(
+        "--method",
+        dest="align.method",
+        choices=known["align.method"].choices,
+        default=argparse.SUPPRESS,
+        help=f"{known['align.method'].meaning} (dpo)",
+    )
+    align.add_argument(
+        "--beta",
+        dest="align.beta",
+        default=argparse.SUPPRESS,
+        metavar="X",
+        help=f"{known['align.beta'].meaning} (auto)",
+    )
+    if verbs.is_for("align"):
+        add_settings(align, verbs.arguments)
+    reading = align.add_argument_group("preferences")
+    add_files(reading, known["data.validation"], "--validation")
+    add_flag(reading, known["data.skip_bad"], "--skip-bad")
 
 
 def _add_chat(verbs: Verbs) -> None:
@@ -105,6 +144,21 @@ def _tune(options: argparse.Namespace, console: Console, started: float) -> int:
             options.conversations,
             out=options.out,
             settings=given,
+            progress=console,
+            started=started,
+        ),
+        console,
+        "chat",
+    )
+
+
+def _align(options: argparse.Namespace, console: Console, started: float) -> int:
+    return _making(
+        lambda: api.align(
+            options.run,
+            options.preferences,
+            out=options.out,
+            settings=settings_given(options),
             progress=console,
             started=started,
         ),

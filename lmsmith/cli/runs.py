@@ -298,9 +298,12 @@ def _trained(summary: dict[str, Any]) -> str:
     """Returns the result of a trained run, in one line."""
     target = summary["seconds_to_target"]
     rate = summary["tokens_per_second"]  # None if no step was made (`--from` with --steps 0)
+    bits, metrics = summary["best_val_bits_per_byte"], summary.get("best_val_metrics", {})
+    shown = [f"{bits:.3f} bits per byte"] if bits is not None else []
+    shown += [f"{name} {value:.3f}" for name, value in metrics.items() if "rewards/" in name]
     return (
-        f"best val loss {summary['best_val_loss']:.4f} ({summary['best_val_bits_per_byte']:.3f} "
-        f"bits per byte) at step {summary['best_step']:,}; "
+        f"best val loss {summary['best_val_loss']:.4f} ({', '.join(shown)}) at step "
+        f"{summary['best_step']:,}; "
         f"{summary['train_seconds']:.1f} s of training"
         + (f", {rate:,.0f} tokens/s" if rate is not None else "")
         + (f"; target reached after {target:.1f} s" if target is not None else "")

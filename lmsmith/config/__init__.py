@@ -9,6 +9,7 @@
 Nothing here imports torch, so that `lmsmith --help` stays fast.
 """
 
+from lmsmith.config.align import AlignConfig
 from lmsmith.config.data import DataConfig, DataSource
 from lmsmith.config.model import MODEL_KINDS, ModelConfig, NeuralConfig
 from lmsmith.config.optim import OPTIMIZERS, SCHEDULES, OptimConfig, ScheduleConfig
@@ -26,6 +27,7 @@ __all__ = [
     "REWARDS",
     "RL_TASKS",
     "SCHEDULES",
+    "AlignConfig",
     "DataConfig",
     "DataSource",
     "ModelConfig",

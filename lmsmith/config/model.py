@@ -115,14 +115,22 @@ class NeuralConfig(ModelConfig):
         model.load_state_dict(dict(tensors))
         return model.eval()
 
-    def n_parameters(self) -> int:
-        """Returns the number of parameters; tied weights count once. Allocates no memory for
-        them.
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of every parameter by name, as the built model names it; tied weights
+        appear once.
+
+        The default builds the model without memory for its weights, which imports torch. Override
+        it with a formula for an answer without torch.
         """
         import torch
 
         with torch.device("meta"):
-            return self.build().n_parameters()
+            named = self.build().named_parameters()
+            return {name: tuple(parameter.shape) for name, parameter in named}
+
+    def n_parameters(self) -> int:
+        """Returns the number of parameters; tied weights count once."""
+        return sum(math.prod(shape) for shape in self.parameter_shapes().values())
 
     def matrix_parameters(self) -> int:
         """Returns the number of parameters in matrix multiplications, per token.
@@ -130,11 +138,8 @@ class NeuralConfig(ModelConfig):
         The default counts every matrix without "embedding" in its name. Override it if that is
         wrong, as with tied embeddings.
         """
-        import torch
-
-        with torch.device("meta"):
-            named = self.build().named_parameters()
-            return sum(p.numel() for n, p in named if p.dim() >= 2 and "embedding" not in n)
+        shapes = self.parameter_shapes().items()
+        return sum(math.prod(s) for name, s in shapes if len(s) >= 2 and "embedding" not in name)
 
     def train_flops_per_token(self) -> float:
         """FLOPs of the forward and backward pass: 6 per matrix parameter."""

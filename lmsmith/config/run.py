@@ -8,6 +8,7 @@ from typing import Any, Self
 import tomli_w
 
 from lmsmith.config.aliases import RENAMED, renamed
+from lmsmith.config.align import AlignConfig
 from lmsmith.config.data import DataConfig
 from lmsmith.config.lora import LoraConfig
 from lmsmith.config.model import MODEL_KINDS, ModelConfig, NeuralConfig
@@ -36,6 +37,7 @@ class RunConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    align: AlignConfig = dataclasses.field(default_factory=AlignConfig)
     rl: RLConfig = dataclasses.field(default_factory=RLConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)

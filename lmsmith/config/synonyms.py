@@ -52,6 +52,7 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     "num_blocks",
     "model.n_head": "heads head n_heads num_heads num_attention_heads attention_heads nhead",
     "model.n_kv_head": "kv_heads num_kv_heads n_kv_heads num_key_value_heads gqa n_query_groups",
+    "model.n_head_per_kv": "num_key_value_groups kv_groups gqa_ratio group_size",
     "model.d_model": "hidden_size hidden_dim hidden dim d n_embd n_embed embed_dim embedding_size "
     "embedding_dim "
     "emb_dim embd width model_dim d_hidden",
@@ -240,9 +241,13 @@ _VERBS = {
         "`lmsmith train TEXT --from RUN` fine-tunes a model on other text, and `lmsmith tune RUN "
         "CHATS` on conversations."
     ),
-    "align dpo rlhf rl grpo ppo": (
-        "There is no preference or reinforcement learning yet. `lmsmith train TEXT --from RUN` "
-        "fine-tunes a model on other text."
+    "dpo ipo simpo kto orpo preference preferences rlhf": (
+        "`lmsmith align RUN PAIRS` trains a tuned model on preferences, with --method dpo, ipo, "
+        "simpo or kto."
+    ),
+    "grpo ppo reinforce reinforcement": (
+        "`lmsmith rl RUN --task NAME` does reinforcement learning with rewards that a program "
+        "computes."
     ),
     "evaluate score test validate validation val perplexity ppl measure": (
         "`lmsmith eval RUN` computes a model's loss, perplexity and bits per byte on a text."

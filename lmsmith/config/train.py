@@ -12,6 +12,7 @@ OBJECTIVES: Registry[Any] = Registry(
     "lmsmith.objectives",
     {
         "cross-entropy": "lmsmith.train.objective:Objective",
+        "preferences": "lmsmith.chat.align:Preferences",
         "rl": "lmsmith.chat.rl.objective:RL",
     },
 )

@@ -1,4 +1,4 @@
-"""The settings of Transformers, their parameter and FLOP counts, and default sizes for a budget.
+"""The settings of Transformers, and default sizes for a budget.
 
 The defaults build the model of the `modern` preset; other presets are in `config/presets.py`.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lmsmith.config.model import ModelConfig, NeuralConfig
 from lmsmith.config.settings import check, setting
+from lmsmith.models import gpt_costs
 from lmsmith.models.gpt_checks import check_combinations, check_heads, check_rope
 from lmsmith.models.sizes import GPT_SIZES, size_for
 
@@ -35,8 +36,13 @@ class GPTConfig(NeuralConfig):
     n_kv_head: int = setting(
         0,
         "key and value heads per layer; fewer than n_head: grouped-query attention (GQA); auto: "
-        "n_head",
+        "n_head / n_head_per_kv",
         zero="auto",
+    )
+    n_head_per_kv: int = setting(
+        1,
+        "with n_kv_head auto: query heads per key-value head; the next smaller divisor of n_head "
+        "if it does not divide n_head",
     )
     d_model: int = setting(384, "width of the residual stream")
     d_head: int = setting(0, "width of an attention head; auto: d_model / n_head", zero="auto")
@@ -155,7 +161,7 @@ class GPTConfig(NeuralConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n_layer", "n_head", "d_model", "ngram_table_size"):
+        for name in ("n_layer", "n_head", "n_head_per_kv", "d_model", "ngram_table_size"):
             check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         automatic = ("n_kv_head", "d_head", "d_ff")
         optional = ("size", "window", "value_embedding_every", "rope_original_context")
@@ -213,7 +219,10 @@ class GPTConfig(NeuralConfig):
     @property
     def n_kv(self) -> int:
         """Key-value heads, with auto resolved."""
-        return self.n_kv_head or self.n_head
+        if self.n_kv_head:
+            return self.n_kv_head
+        most = min(self.n_head_per_kv, self.n_head)
+        return self.n_head // next(n for n in range(most, 0, -1) if self.n_head % n == 0)
 
     @property
     def width_ff(self) -> int:
@@ -266,33 +275,26 @@ class GPTConfig(NeuralConfig):
 
     # Parameter and FLOP counts.
 
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return gpt_costs.shapes(self)
+
     def matrix_parameters(self) -> int:
         """Parameters in matrix products: blocks and head, without embedding tables, norms and
         biases.
 
         A tied head counts, because it takes part in a matrix product; padded rows count too.
         """
-        d, f = self.d_model, self.width_ff
-        attention = d * 2 * (self.n_head + self.n_kv) * self.width_head
-        feed_forward = (3 if self.gated else 2) * d * f
-        n_gated = sum(self.has_value_embedding(layer) for layer in range(self.n_layer))
-        gates = n_gated * self.n_kv * self.d_value_gate
-        return self.n_layer * (attention + feed_forward) + gates + self.padded_vocab_size * d
+        weights = (product for product in gpt_costs.products(self) if product.weight)
+        return int(sum(product.flops for product in weights)) // 2
 
     def train_flops_per_token(self) -> float:
         """Forward and backward FLOPs: 6 per matrix parameter, plus attention over the tokens seen.
 
-        A product of (m, k) and (k, n) counts 2 m k n operations; look-ups, norms and activations
-        count zero. Attention scores and weighted values are two products of 2 S H K operations
-        forward, for H heads of width K that see S tokens. The backward pass costs twice the forward
-        pass, so a layer costs 12 S H K in total. With causal attention over the whole context, S is
-        T / 2 on average; with a window of w, it is w - w² / 2T. PaLM's and nanoGPT's formulas count
-        the full square, twice as much.
+        The backward pass costs twice the forward pass. `gpt_costs.py` lists the products and the
+        ways to count attention; this is the `causal` one. PaLM's and nanoGPT's formulas count the
+        full square, twice as much.
         """
-        T = self.context_length
-        windows = (min(self.window_of(layer) or T, T) for layer in range(self.n_layer))
-        seen = sum(window - window * window / (2 * T) for window in windows)
-        return 6.0 * self.matrix_parameters() + 12.0 * seen * (self.n_head * self.width_head)
+        return 3.0 * sum(product.flops for product in gpt_costs.products(self, "causal"))
 
     # Default sizes for a budget.
 

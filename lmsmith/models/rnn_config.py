@@ -44,14 +44,29 @@ class RNNConfig(NeuralConfig):
 
         return RNN(self)
 
+    @property
+    def n_gates(self) -> int:
+        """Maps of the input, and of the state, in each layer."""
+        return {"elman": 1, "gru": 3, "lstm": 4}[self.cell]
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        rows, D, n_gates = self.padded_vocab_size, self.d_model, self.n_gates
+        found: dict[str, tuple[int, ...]] = {"token_embedding.weight": (rows, D)}
+        for layer in range(self.n_layer):
+            for kind, shape in (("weight", (n_gates * D, D)), ("bias", (n_gates * D,))):
+                for source in ("ih", "hh"):
+                    found[f"blocks.{layer}.kernel.{kind}_{source}_l0"] = shape
+        if not self.tied_head:
+            found["head.weight"] = (rows, D + 1)
+        return found
+
     def matrix_parameters(self) -> int:
         """Parameters in matrix products: gates (of the input and of the state) and head.
 
         An untied head has a bias column.
         """
-        n_gates = {"elman": 1, "gru": 3, "lstm": 4}[self.cell]
         head = self.padded_vocab_size * (self.d_model + (not self.tied_head))
-        return self.n_layer * n_gates * 2 * self.d_model**2 + head
+        return self.n_layer * self.n_gates * 2 * self.d_model**2 + head
 
     def default_size(
         self, budget: float, n_tokens: int, given: Collection[str]

@@ -23,11 +23,12 @@ from lmsmith.data.conversations import Conversations
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
-from lmsmith.machine.limits import omp_threads
+from lmsmith.machine.limits import free_memory, omp_threads
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.lora import add_adapters
 from lmsmith.optim.rates import peak_rates
+from lmsmith.plan.forecast import memory_warning
 from lmsmith.text.files import plural
 from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
@@ -74,11 +75,11 @@ def resolve(
     if config.train.engine == "reference":
         check_memory(config)
     if "train.batch_size" not in given:
-        rows = objective_of(config).batch_size(corpus, world)
-        if rows is None and isinstance(corpus.train, Conversations):
-            rows = _rows_of_conversations(config, corpus, world)
-        if rows is not None:
-            config = config.changed({"train.batch_size": rows}, where="what was chosen")
+        n = objective_of(config).batch_size(corpus, world)
+        if n is None and isinstance(corpus.train, Conversations):
+            n = _rows_of_conversations(config, corpus, world)
+        if n is not None:
+            config = config.changed({"train.batch_size": n}, where="what was chosen")
     # DataError for too little text
     tokens_a_step = objective_of(config).batches(corpus).tokens_per_batch
     if config.data.documents == "rows" and "train.batch_size" not in given:
@@ -358,6 +359,15 @@ def _rows_of_conversations(config: RunConfig, corpus: Corpus, world: int) -> int
     return -(-rows // world) * world
 
 
+def _memory_warning(config: RunConfig, machine: Machine, world: int) -> list[str]:
+    on_gpu = machine.device.type == "cuda"
+    room = free_memory()
+    if on_gpu:
+        room = torch.cuda.mem_get_info(machine.device)[0] if torch.cuda.is_available() else 0.0
+    short = memory_warning(config, room, gpu=on_gpu, world=world)
+    return [f"warning  {short}"] if short else []
+
+
 def _in_epochs(n: float) -> str:
     return f"{n:.1f} epochs" if n >= 0.1 else f"{n:.2g} epochs"
 
@@ -423,5 +433,6 @@ def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1
         f"{machine.flops / 1e9:,.0f} GFLOP/s in matrix products ({machine.reason}); "
         f"{config.neural.train_flops_per_token() * tokens_a_step / 1e9:,.1f} GFLOP per step; "
         f"{_compilation(config, tokens, machine, world)}",
+        *_memory_warning(config, machine, world),
         *notes,
     ]

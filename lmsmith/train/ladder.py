@@ -27,6 +27,7 @@ from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
 from lmsmith.data.batches.windows import Batches
 from lmsmith.errors import ConfigError
+from lmsmith.machine.allocations import allocations
 from lmsmith.machine.products import matmul_rate, use_matmul
 from lmsmith.models.attention import Attention
 from lmsmith.text.files import plural
@@ -90,6 +91,32 @@ def time_steps(
 ) -> Pace:
     """Times `n` steps of a temporary model, after two warm-up steps (allocation, compilation)."""
     use_matmul(config.train.matmul, config.train.dtype)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = _seconds_of_steps(config, device, n + 2, plain_adamw)
+    products = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(
+        config.train.dtype, torch.float32
+    )
+    tokens = config.train.batch_size * config.model.context_length
+    return Pace(
+        tuple(seconds[2:]),
+        tokens,
+        tokens * config.neural.train_flops_per_token(),
+        matmul_rate(device, products),
+        peak_memory_bytes(device),
+    )
+
+
+def peak_of_steps(config: RunConfig, device: torch.device) -> int:
+    """The most bytes that tensors hold while a temporary model is built and makes two steps."""
+    with allocations(device) as found:
+        _seconds_of_steps(config, device, 2, False)
+    return found.peak
+
+
+def _seconds_of_steps(
+    config: RunConfig, device: torch.device, n: int, plain_adamw: bool
+) -> list[float]:
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
@@ -106,25 +133,14 @@ def time_steps(
         .astype(np.uint32)
     )
     batches = Batches(ids, context_length=T, batch_size=B, seed=1)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     seconds = []
-    for step in range(n + 2):
+    for step in range(n):
         began = time.perf_counter()
         train_step(replica, batches, step, n_steps=1000)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         seconds.append(time.perf_counter() - began)
-    products = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(
-        config.train.dtype, torch.float32
-    )
-    return Pace(
-        tuple(seconds[2:]),
-        B * T,
-        B * T * config.neural.train_flops_per_token(),
-        matmul_rate(device, products),
-        peak_memory_bytes(device),
-    )
+    return seconds
 
 
 def rungs(device: torch.device, gains_by_half: bool) -> list[Rung]:

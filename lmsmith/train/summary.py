@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lmsmith.config import NeuralConfig
+from lmsmith.plan.forecast import forecast
 from lmsmith.strict_json import finite
 from lmsmith.train.device import peak_memory_bytes
 from lmsmith.train.hooks.hook import Context
@@ -50,6 +52,10 @@ def summary_of_run(context: Context, first_step: int) -> dict[str, Any]:
         "n_val_bytes": counts.n_val_bytes,
         "n_val_unknown": counts.n_val_unknown,
     }
+    if isinstance(config.model, NeuralConfig):
+        summary["forecast"] = forecast(
+            config, gpu=context.device.type == "cuda", world=context.ranks.world
+        )
     if state.val_metrics:
         summary["val_metrics"] = state.val_metrics
         summary["best_val_metrics"] = state.best_val_metrics

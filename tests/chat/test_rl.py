@@ -14,7 +14,7 @@ import torch
 from chats import MACHINE, QUIET, SHORT, make_base
 from rich.console import Console
 
-from lmsmith.chat.rl.run import rl
+from lmsmith.chat.rl.run import rl, with_defaults
 from lmsmith.chat.rl.task import Problem
 from lmsmith.chat.rl.tasks import ARITHMETIC
 from lmsmith.chat.sft import tune
@@ -30,23 +30,26 @@ TINY = MACHINE | {
     "train.batch_size": 8,
     "rl.group_size": 4,
     "rl.eval_problems": 4,
-    "rl.rewards": "ones",
+    "rl.rewards": "sevens",
     "train.eval_every": 100,
     "train.keep": 99,
     "optim.learning_rate": 3e-3,
 }
 
 
-def ones(problem: Problem, answer: str) -> float:
-    """The share of the answer that is the character 1."""
-    return answer.count("1") / max(1, len(answer))
+OTHERS = ("dr-grpo", "dapo", "reinforce")
+
+
+def sevens(problem: Problem, answer: str) -> float:
+    """The share of the answer that is the character 7."""
+    return answer.count("7") / max(1, len(answer))
 
 
 @pytest.fixture(autouse=True)
 def reward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(REWARDS, "known", dict(REWARDS.known))
     monkeypatch.setattr(REWARDS, "_owners", dict(REWARDS._owners))
-    REWARDS.register("ones", ones)
+    REWARDS.register("sevens", sevens)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,9 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         assert torch.equal(tensor, other[name]), name
 
 
-@pytest.mark.parametrize("method", ["grpo", "dr-grpo", "dapo", "reinforce"])
+@pytest.mark.parametrize(
+    "method", ["grpo", *(pytest.param(m, marks=pytest.mark.slow) for m in OTHERS)]
+)
 def test_every_method_raises_the_reward(place: Path, method: str) -> None:
     run = run_on(
         place,
@@ -101,9 +106,9 @@ def test_every_method_raises_the_reward(place: Path, method: str) -> None:
         train__eval_every=20,
     )
     rewards = [line["reward"] for line in lines(run)]
-    assert sum(rewards[-5:]) > sum(rewards[:5]) + 1
+    assert sum(rewards[-10:]) > 1.2 * sum(rewards[:10])
     evaluated = [line["val_reward"] for line in lines(run, "eval")]
-    assert evaluated[-1] > evaluated[0]
+    assert evaluated[-1] >= evaluated[0]
     assert [line["val_loss"] for line in lines(run, "eval")] == [1 - x for x in evaluated]
     assert "What is" in (run / "samples.md").read_text()
     assert "(reward" in (run / "samples.md").read_text()
@@ -111,7 +116,7 @@ def test_every_method_raises_the_reward(place: Path, method: str) -> None:
 
 @pytest.mark.parametrize("lora", [0, 2])
 def test_sampler_and_trainer_agree_in_every_step(place: Path, lora: int) -> None:
-    """The decoder reads the live weights, and merged ones with LoRA, after each step."""
+    """The decoder reads the live weights, and merged sevens with LoRA, after each step."""
     truncation = {"rl.top_k": 20, "rl.top_p": 0.95, "rl.temperature": 1.2}
     run = run_on(place, f"agree-{lora}", **truncation, lora__rank=lora, train__steps=8)
     gaps = [line["sampler_gap"] for line in lines(run)]
@@ -123,7 +128,8 @@ def test_sampler_and_trainer_agree_in_every_step(place: Path, lora: int) -> None
 def test_later_steps_of_a_rollout_clip_and_have_a_kl_term(place: Path) -> None:
     run = run_on(place, "several", rl__steps_per_rollout=3, rl__kl_weight=0.1, train__steps=9)
     found = lines(run)
-    assert [line["kl"] == pytest.approx(0, abs=1e-6) for line in found[:2]] == [True, False]
+    assert found[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert found[-1]["kl"] > 1e-6
     assert ["sampler_gap" in line for line in found] == [True, False, False] * 3
     rewards = [line["reward"] for line in found]
     assert rewards[0] == rewards[1] == rewards[2]
@@ -158,20 +164,20 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from lmsmith.config import REWARDS
-from test_rl import ones, run_on
+from test_rl import sevens, run_on
 from pathlib import Path
 calls = [0]
 def killing(problem, answer):
     calls[0] += 1
     if calls[0] == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
-    return ones(problem, answer)
-REWARDS.register("ones", killing)
+    return sevens(problem, answer)
+REWARDS.register("sevens", killing)
 run_on(Path({place!r}), {name!r}, **{changes!r})
 """
 
 
-@pytest.mark.parametrize("save_every", [5, 1])
+@pytest.mark.parametrize("save_every", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_killed_in_the_middle_of_a_rollout_resumes_bit_for_bit(
     place: Path, save_every: int
 ) -> None:
@@ -266,16 +272,10 @@ def test_mistakes_are_explained_and_leave_no_run(place: Path, tmp_path: Path) ->
     )
 
 
-def test_train_refuses_the_objective(tmp_path: Path) -> None:
-    from lmsmith.train.start import train
-
-    text = tmp_path / "a.txt"
-    text.write_text("a b c\n" * 500)
-    with pytest.raises((UsageError, ConfigError), match="rl"):
-        train([str(text)], {"train.objective": "rl"}, out=tmp_path / "x", console=QUIET)
-
-
 def test_defaults_are_those_of_the_documentation() -> None:
     config = RunConfig()
     assert dataclasses.asdict(config.rl)["method"] == "grpo"
+    found = with_defaults(Path("run"), "arithmetic", {"learning_rate": 1e-4}, "here")
+    assert found["optim.learning_rate"] == 1e-4
+    assert "learning_rate" not in found
     assert config.train.objective == "cross-entropy"

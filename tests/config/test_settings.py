@@ -36,6 +36,7 @@ BAD: dict[str, list[Any]] = {
     "model.n_layer": [0, -1],
     "model.n_head": [0, 5, 768],
     "model.n_kv_head": [-1, 4, 12],
+    "model.n_head_per_kv": [0, -1],
     "model.d_model": [0, 383],
     "model.d_head": [-1, 3],
     "model.d_ff": [-1],
@@ -96,6 +97,10 @@ BAD: dict[str, list[Any]] = {
     "train.threads": [-1],
     "lora.rank": [-1],
     "lora.alpha": [-1.0],
+    "align.beta": [-0.1, math.inf, math.nan],
+    "align.gamma": [-0.1, math.inf, math.nan],
+    "align.label_smoothing": [-0.1, 0.5, math.nan],
+    "align.max_length": [-1],
     "rl.group_size": [1],
     "rl.max_tokens": [-1],
     "rl.temperature": [0.0, -1.0, math.inf, math.nan],
@@ -112,6 +117,7 @@ BAD: dict[str, list[Any]] = {
 GOOD: dict[str, list[Any]] = {
     "model.n_head": [1, 2, 3, 192],
     "model.n_kv_head": [0, 1, 2, 3, 6],
+    "model.n_head_per_kv": [1, 2, 4, 1000],
     "model.d_head": [0, 2, 64, 1000],
     "model.rope_fraction": [1.0, 0.5, 2 / 64],
     "model.ngram_tables": [(), (2,), (2, 8)],
@@ -465,6 +471,9 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     own |= {"model.kind": some.just(kind), "model.order": some.integers(1, 255)}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
     own |= {"lora.targets": some.just(("q", "v")), "lora.rank": some.just(0)}
+    own |= {"align.label_smoothing": shares(high=0.5, exclude_max=True)}
+    own |= {name: shares(exclude_min=True) for name in ("rl.top_p", "rl.clip_low")}
+    own |= {"rl.min_p": shares(), "rl.group_size": some.integers(2, 2**40)}
     own["model.rope_factor"] = shares(low=1.5, high=1e3)
     found = {name: draw(own.get(name, by_kind.get(leaf.kind))) for name, leaf in leaves.items()}
     if kind == "gpt":
@@ -478,6 +487,7 @@ def transformers(draw: some.DrawFn, drawn: dict[str, Any]) -> dict[str, Any]:
     found = dict(drawn)
     n_kv, groups, half = (draw(some.integers(1, 9)) for _ in range(3))
     found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups}
+    found["model.n_head_per_kv"] = draw(some.integers(1, 5))
     found["model.d_model"] = n_kv * groups * 2 * half
     found["model.d_head"] = 2 * draw(some.integers(0, 40))
     found["model.window_pattern"] = draw(some.text("SL", max_size=5))
@@ -537,7 +547,7 @@ def test_writing_and_reading_toml_gives_the_same_config(
 @given(changes())
 def test_the_command_line_can_set_every_setting(values: dict[str, Any]) -> None:
     del values["data.mixture"]  # tables
-    for name in ("data.sources", "data.validation", "train.tasks"):
+    for name in ("data.sources", "data.validation", "train.tasks", "rl.rewards"):
         del values[name]  # a comma stands between entries, so a text with one is several
     as_text = {
         k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in values.items()

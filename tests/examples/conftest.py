@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmsmith.config import MODEL_KINDS, OPTIMIZERS, SCHEDULES
+from lmsmith.config import MODEL_KINDS, OPTIMIZERS, REWARDS, RL_TASKS, SCHEDULES
 from lmsmith.config.presets import PRESETS
 from lmsmith.evaluate.tasks.registry import TASKS
 from lmsmith.text.corpora import CORPORA
@@ -28,7 +28,8 @@ lmsmith, _lmsmith = _processes.lmsmith, _processes._lmsmith
 @pytest.fixture(autouse=True)
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Removes what a test registered, and the modules that it imported."""
-    for registry in (MODEL_KINDS, OPTIMIZERS, SCHEDULES, PRESETS, CORPORA, TASKS):
+    every = (MODEL_KINDS, OPTIMIZERS, SCHEDULES, PRESETS, CORPORA, TASKS, RL_TASKS, REWARDS)
+    for registry in every:
         monkeypatch.setattr(registry, "known", dict(registry.known))
         monkeypatch.setattr(registry, "_owners", dict(registry._owners))
     before = set(sys.modules)

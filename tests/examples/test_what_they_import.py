@@ -36,6 +36,7 @@ def test_public_names_only(path: Path) -> None:
 
 def test_there_is_one_example_of_each_kind() -> None:
     assert {path.stem for path in EXAMPLES} == {
+        "backwards",
         "lion",
         "neural_probabilistic_lm",
         "rhymes",

@@ -25,7 +25,7 @@ _BY_METHOD: dict[str, dict[str, Any]] = {
     "dapo": {"average": "token", "clip_high": 0.28, "dynamic": "yes", "overlong": "penalty"},
     "reinforce": {"scale": "none", "average": "sum"},
 }
-_USUAL = {
+_USUAL: dict[str, Any] = {
     "scale": "group",
     "average": "answer",
     "clip_high": 0.2,
@@ -87,7 +87,7 @@ def options_of(config: RunConfig) -> Options:
             f"`lmsmith rl` needs one task, found {len(config.data.sources)}: name it with --task."
         )
     task: RLTask = RL_TASKS.get(config.data.sources[0])
-    values = {
+    values: dict[str, Any] = {
         name: getattr(rl, name) if getattr(rl, name) not in ("auto", 0.0) else usual
         for name, usual in (_USUAL | _BY_METHOD[rl.method]).items()
     }

@@ -83,16 +83,7 @@ class Sampler:
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
         """The ids of a problem's prompt. Raises DataError if no answer fits behind it."""
-        ids = prompt_ids(problem.messages, self.speaker.template, self.speaker.tokenizer)
-        T = self.model.context_length
-        if T is not None and len(ids) + self.max_tokens > T:
-            where = f"{problem.where}: " if problem.where else ""
-            raise DataError(
-                f"{where}the prompt {problem.question[:100]!r} has {len(ids):,} tokens, and an "
-                f"answer may have {self.max_tokens:,}, but the model's context is {T:,}. Set a "
-                "smaller --rl.max_tokens, use shorter prompts, or a model with a longer context."
-            )
-        return tuple(ids)
+        return prompt_of(problem, self.speaker, self.max_tokens, self.model.context_length)
 
     def answers(self, prompts: Sequence[tuple[int, ...]], n: int, seed: int) -> list[list[Answer]]:
         """n answers to each prompt. Raises CheckpointError if logits are not numbers."""
@@ -115,6 +106,23 @@ class Sampler:
             finished,
             kept_of(tokens),
         )
+
+
+def prompt_of(
+    problem: Problem, speaker: Speaker, max_tokens: int, context_length: int | None
+) -> tuple[int, ...]:
+    """The ids of a problem's prompt. Raises DataError if an answer of `max_tokens` does not fit
+    behind it.
+    """
+    ids = prompt_ids(problem.messages, speaker.template, speaker.tokenizer)
+    if context_length is not None and len(ids) + max_tokens > context_length:
+        where = f"{problem.where}: " if problem.where else ""
+        raise DataError(
+            f"{where}the prompt {problem.question[:100]!r} has {len(ids):,} tokens, and an "
+            f"answer may have {max_tokens:,}, but the model's context is {context_length:,}. Set "
+            "a smaller --rl.max_tokens, use shorter prompts, or a model with a longer context."
+        )
+    return tuple(ids)
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,14 @@ from lmsmith.chat.masks import Masked, masked
 from lmsmith.chat.prepare import Speaker, own_speaker
 from lmsmith.chat.rl.objective import REFERENCE
 from lmsmith.chat.rl.options import Options, opened_task, options_of
+from lmsmith.chat.rl.rollouts import prompt_of
 from lmsmith.chat.rl.task import Problem
 from lmsmith.checkpoint import load_model
 from lmsmith.config import LENGTH, RL_TASKS, RunConfig
 from lmsmith.data.conversations import FILE_NAME, FORMAT, Conversations
 from lmsmith.data.corpus import Corpus, Counts
 from lmsmith.errors import ConfigError, DataError
+from lmsmith.optim.rates import TOGETHER
 from lmsmith.run_folder import model_folder
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.files import save_tokenizer
@@ -39,11 +41,11 @@ STEPS = 500
 N_TRAIN = 500  # training problems whose right answers are in RUN/tokens
 DEFAULTS: dict[str, Any] = {
     "optim.name": "adamw",
-    "optim.learning_rate": 1e-4,
+    "optim.learning_rate": 2e-5,
     "optim.embedding_learning_rate": 0.0,
     "optim.weight_decay": 0.0,
     "optim.clip_norm": 1.0,
-    "schedule.warmup_steps": 10,
+    "schedule.warmup_steps": 20,
     "schedule.cooldown_fraction": 0.0,
 }
 """A constant rate: rewards may still rise at any step. Large models need a lower one."""
@@ -94,6 +96,10 @@ def with_defaults(run: Path, task: str, changes: Mapping[str, Any], where: str) 
             )
     if task.endswith(".toml"):
         return {**changes, **fixed}
+    changes = dict(changes)
+    one_rate = changes.get("optim.name", "adamw") == "adamw"  # AdamW has one rate here
+    if one_rate and TOGETHER in changes and "optim.learning_rate" not in changes:
+        changes["optim.learning_rate"] = changes.pop(TOGETHER)
     length = {} if set(changes) & set(LENGTH) else {"train.steps": STEPS}
     return {**length, **DEFAULTS, **changes, **fixed}
 
@@ -117,6 +123,8 @@ def gather(config: RunConfig, folder: Path, console: Console) -> tuple[RunConfig
         [task.problem(seed, n) for n in range(N_TRAIN)],
         [task.problem(0, n, held_out=True) for n in range(n_held_out)],
     )
+    for problem in (*sides[0], *sides[1]):
+        prompt_of(problem, speaker, options.max_tokens, T)  # a prompt that is too long stops here
     corpus = write_answers(sides, speaker, options, T, folder / "tokens")
     if config.rl.kl_weight:
         load_model(source)  # raises a clear error for damaged weights
@@ -155,8 +163,8 @@ def write_answers(
     )
     if n_unknown:
         notes.append(
-            f"the tokenizer does not know {n_unknown:,} parts of the first problems and answers, so "
-            "some rewards may be out of reach"
+            f"the tokenizer does not know {n_unknown:,} parts of the first problems and "
+            "answers, so some rewards may be out of reach"
         )
     if n_cut:
         notes.append(f"{n_cut:,} of the first problems do not fit into the context")

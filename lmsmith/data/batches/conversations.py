@@ -11,6 +11,8 @@ Targets that are not learned are IGNORED, and so is padding, which is a document
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +23,9 @@ from lmsmith.targets import IGNORED
 
 WIDTHS = 8
 """Rows are padded to a multiple of this, which gives few different shapes."""
+
+COUNTED = 1000
+"""Batches over which `padding` is counted."""
 
 
 class PackedConversations:
@@ -65,8 +70,15 @@ class PackedConversations:
 
     @property
     def padding(self) -> float:
-        """The share of the context that is padding, over all rows."""
-        return 1 - int(self._widths.sum()) / (self.n_rows * self.T)
+        """The share of the positions computed that is padding, over the first epoch (or its first
+        `COUNTED` batches). Batches are only as wide as their widest row.
+        """
+        used = computed = 0
+        for step in range(min(COUNTED, math.ceil(self.n_batches))):
+            widths = self._widths[self.row_numbers(step)]
+            used += int(widths.sum())
+            computed += len(widths) * self._width(widths)
+        return 1 - used / computed
 
     def row_numbers(self, step: int) -> npt.NDArray[np.int64]:
         """The rows of batch `step`: (batch_size,)."""
@@ -83,7 +95,7 @@ class PackedConversations:
     def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch:
         """Rows `start` to `end` of batch `step`, as wide as the full batch needs."""
         numbers = self.row_numbers(step)
-        width = min(self.T, -(-int(self._widths[numbers].max()) // WIDTHS) * WIDTHS)
+        width = self._width(self._widths[numbers])
         some = numbers[start : self.batch_size if end is None else end]
         inputs = np.zeros((len(some), width), np.int64)
         targets = np.full((len(some), width), IGNORED, np.int64)
@@ -100,6 +112,10 @@ class PackedConversations:
                 done += n
             documents[row, done:] = len(self.packed[number])
         return Batch(inputs, targets, documents if self.pack else None)
+
+    def _width(self, widths: npt.NDArray[np.int64]) -> int:
+        """The width of a batch with rows of these widths."""
+        return min(self.T, -(-int(widths.max()) // WIDTHS) * WIDTHS)
 
     def n_targets(self, step: int) -> int:
         """The number of learned targets in the full batch `step`: the divisor of its loss."""

@@ -18,6 +18,7 @@ import numpy as np
 from lmsmith.data.batches.batch_warmup import BatchWarmup
 from lmsmith.data.batches.conversations import PackedConversations
 from lmsmith.data.batches.packing import Packed
+from lmsmith.data.batches.pairs import PairBatches
 from lmsmith.data.batches.rows import Rows
 from lmsmith.data.batches.streams import Streams
 from lmsmith.data.batches.windows import AnyBatches, Batches, Windows
@@ -50,6 +51,8 @@ def exposure(batches: AnyBatches, n_steps: int) -> tuple[Exposure, ...]:
         return (_of_rows(batches, n_steps),)
     if isinstance(batches, PackedConversations):
         return (_of_conversations(batches, n_steps),)
+    if isinstance(batches, PairBatches):
+        return (_of_pairs(batches, n_steps),)
     if isinstance(batches, Streams):
         return (_of_streams(batches, n_steps),)
     if isinstance(batches, BatchWarmup):
@@ -103,6 +106,19 @@ def _of_conversations(batches: PackedConversations, n_steps: int) -> Exposure:
     seen = tuple(
         _Seen(starts[:-1][times == n], batches.lengths[times == n], int(n))
         for n in np.unique(times[times > 0])
+    )
+    n_tokens = len(batches.conversations)
+    return Exposure(n_tokens, n_steps / batches.n_batches, _times(n_tokens, seen))
+
+
+def _of_pairs(batches: PairBatches, n_steps: int) -> Exposure:
+    times = np.zeros(batches.n_rows, np.int64)
+    for step in range(n_steps):
+        np.add.at(times, batches.pairs(step), 1)
+    each, starts = times.repeat(2), batches.conversations.starts[:-1]
+    seen = tuple(
+        _Seen(starts[each == n], batches.lengths[each == n], int(n))
+        for n in np.unique(each[each > 0])
     )
     n_tokens = len(batches.conversations)
     return Exposure(n_tokens, n_steps / batches.n_batches, _times(n_tokens, seen))

@@ -16,6 +16,7 @@ import numpy as np
 from lmsmith.config import RunConfig
 from lmsmith.data.batches.batch_warmup import BatchWarmup
 from lmsmith.data.batches.conversations import PackedConversations
+from lmsmith.data.batches.pairs import PairBatches
 from lmsmith.data.batches.rows import Rows
 from lmsmith.data.batches.streams import Streams
 from lmsmith.data.batches.windows import AnyBatches, Batch, Batches, Sources
@@ -33,6 +34,8 @@ def batches_of(
     """
     check_documents(config)
     T, size, seed = config.model.context_length, config.train.batch_size, config.train.seed
+    if isinstance(ids, Conversations) and config.train.objective == "preferences":
+        return PairBatches(ids, context_length=T, batch_size=size, seed=seed)
     if isinstance(ids, Conversations):
         return PackedConversations(
             ids, context_length=T, batch_size=size, seed=seed, pack=config.model.packs_documents

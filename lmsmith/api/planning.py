@@ -1,0 +1,117 @@
+"""The call plan: costs of a run before it starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmsmith.api.training import where_settings_are
+from lmsmith.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lmsmith.plan.predict import Plan
+
+
+def plan(
+    recipe: str | os.PathLike[str] | None = None,
+    *,
+    preset: str | None = None,
+    device: str = "h100",
+    devices: int = 1,
+    price: float | None = None,
+    fit: str | None = None,
+    budget: str | None = None,
+    hours: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Predicts parameters, FLOPs, memory, time, energy and money of a run, without building it.
+
+        plan = lmsmith.plan(preset="gpt2", device="a100-80gb", settings={"train.batch_size": 16})
+        plan.memory.n_bytes, plan.step.seconds, plan.dollars
+        print(plan)
+
+    recipe    a recipe (.toml) or a run's folder
+    preset    named settings to start from
+    device    an accelerator of the table, or here: this machine, measured in ten seconds
+    devices   how many of them share each batch
+    price     dollars per hour and device (default: the table's)
+    fit       memory of each device, such as 24GB: chooses what fits
+    budget    dollars, such as 100usd: chooses size and tokens
+    hours     time limit: chooses size and tokens
+
+    `settings`: settings of the run by dotted name. `as_dict()` of the result has all numbers.
+    Raises ConfigError for impossible settings, an unknown device, and limits that nothing keeps.
+    """
+    from lmsmith.plan.devices import device as find
+    from lmsmith.plan.fit import Limits, parse_bytes, parse_dollars
+    from lmsmith.plan.fit import fit as choose
+    from lmsmith.plan.predict import config_for, predict
+
+    changes = {**({} if preset is None else {"preset": preset}), **(settings or {})}
+    config, given = config_for(
+        None if recipe is None else os.fspath(recipe), changes, where_settings_are()
+    )
+    if devices < 1:
+        raise ConfigError(f"devices = {devices}: expected 1 or more.")
+    if hours is not None and not 0 < hours < float("inf"):
+        raise ConfigError(f"hours = {hours:g}: expected more than 0.")
+    found = find(device, price)
+    if fit is None and budget is None and hours is None:
+        return predict(config, found, devices)
+    limits = Limits(
+        None if fit is None else parse_bytes(fit),
+        None if hours is None else 3600 * hours,
+        None if budget is None else parse_dollars(budget),
+    )
+    choice = choose(config, given, found, devices, limits)
+    result = predict(choice.config, found, devices)
+    if choice.chosen:
+        options = " ".join(f"--{name} {_typed(value)}" for name, value in choice.chosen.items())
+        result.notes.insert(0, f"chosen: {options}")
+    return result
+
+
+def sweep(
+    name: str, values: Sequence[str], recipe: str | None = None, **options: Any
+) -> list[tuple[str, Plan]]:
+    """A plan for each value of one setting: `sweep("context_length", ["1024", "4096"])`.
+
+    `name`: dotted, or without its section. Other arguments: as in `plan`. Raises ConfigError for an
+    unknown setting.
+    """
+    full = setting_named(name)
+    given = dict(options.pop("settings", None) or {})
+    return [
+        (f"{name}={value}", plan(recipe, **options, settings={**given, full: value}))
+        for value in values
+    ]
+
+
+def setting_named(name: str) -> str:
+    """The dotted name of a setting, from `context_length` or `model.context_length`."""
+    from lmsmith.config import settings as every
+    from lmsmith.config.settings import nearest
+
+    known = dict(every())
+    if name in known:
+        return name
+    found = [full for full in known if full.rpartition(".")[2] == name]
+    if not found:
+        hint = nearest(name, known)
+        raise ConfigError(f"there is no setting {name!r} to sweep.{hint}")
+    return found[0]
+
+
+def plans_html(plans: Sequence[tuple[str, Plan]], out: str | os.PathLike[str]) -> Path:
+    """Writes the plans as an HTML file with stacked bars; returns its path."""
+    from lmsmith import atomic
+    from lmsmith.report.plans import plans_page
+
+    atomic.write(Path(out), plans_page(plans))
+    return Path(out)
+
+
+def _typed(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,173 @@
+"""Command plan: what a run costs, before it starts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmsmith import api
+from lmsmith.cli.grammar import Verbs, add_settings, at_least_one, settings_given
+from lmsmith.errors import UsageError
+from lmsmith.strict_json import to_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lmsmith.plan.predict import Plan
+
+
+def add(verbs: Verbs) -> None:
+    verb = verbs.verb(
+        "plan",
+        _plan,
+        "predict parameters, FLOPs, memory, time and cost of a run",
+        "lmsmith plan --preset gpt2 --train.batch_size 16 --device a100-80gb",
+        usage="lmsmith plan [RECIPE] [--device NAME] [--fit 24GB] [--SETTING VALUE]...",
+    )
+    verb.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="a recipe (.toml) or a run's folder"
+    )
+    verb.add_argument(
+        "--device",
+        default="h100",
+        metavar="NAME",
+        help="an accelerator of the table (--devices-list), or here: this machine, measured (h100)",
+    )
+    verb.add_argument(
+        "--devices", type=at_least_one, default=1, metavar="N", help="how many of them (1)"
+    )
+    verb.add_argument("--price", type=float, metavar="X", help="dollars per hour and device")
+    limits = verb.add_argument_group("choose size, tokens and batch for what is available")
+    limits.add_argument("--fit", metavar="SIZE", help="memory of each device, such as 24GB")
+    limits.add_argument("--budget", metavar="USD", help="dollars, such as 100usd")
+    limits.add_argument("--hours", type=float, metavar="H", help="time limit in hours")
+    several = verb.add_argument_group("several plans")
+    several.add_argument(
+        "--compare", nargs="+", metavar="NAME", help="presets, recipes or runs, side by side"
+    )
+    several.add_argument(
+        "--sweep", metavar="NAME=A,B", help="one plan per value: context_length=1024,4096"
+    )
+    output = verb.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_argument(
+        "--out", type=Path, metavar="FILE", help="also write an HTML file with stacked bars"
+    )
+    output.add_argument(
+        "--devices-list", action="store_true", help="list the accelerators and their sources"
+    )
+    output.add_argument(
+        "--published", action="store_true", help="what the plan predicts for published runs"
+    )
+    output.add_argument(
+        "--grade",
+        action="store_true",
+        help="measure 24 configs here in fresh processes and print every error",
+    )
+    if verbs.is_for("plan"):
+        add_settings(verb, verbs.arguments, out=False)
+
+
+def _plan(options: argparse.Namespace, console: Console, started: float) -> int:
+    if options.devices_list:
+        _list_devices(console)
+        return 0
+    if options.published:
+        _published(console)
+        return 0
+    if options.grade:
+        _grade(console)
+        return 0
+    with api.settings_from("the command line"):
+        plans = _plans(options)
+    if options.json:
+        one = plans[0][1].as_dict()
+        several = options.compare or options.sweep
+        print(to_json({name: plan.as_dict() for name, plan in plans} if several else one))
+    elif len(plans) == 1:
+        console.print(str(plans[0][1]))
+    else:
+        from lmsmith.plan.show import compare
+
+        console.print(compare(plans))
+    if options.out:
+        from lmsmith.api.planning import plans_html
+
+        console.print(str(plans_html(plans, options.out)))
+    return 0
+
+
+def _plans(options: argparse.Namespace) -> list[tuple[str, Plan]]:
+    """The plans that the options ask for, with their names."""
+    given = settings_given(options)
+    common: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("device", "devices", "price", "fit", "budget", "hours")
+    }
+    if options.compare and options.sweep:
+        raise UsageError("--compare and --sweep both name several plans: use one of them.")
+    if options.sweep:
+        name, equals, values = options.sweep.partition("=")
+        if not equals or not all(values.split(",")):
+            raise UsageError(f"--sweep {options.sweep}: expected NAME=A,B,C.")
+        from lmsmith.api.planning import sweep
+
+        return sweep(name, values.split(","), options.recipe, **common, settings=given)
+    if not options.compare:
+        plan = api.plan(options.recipe, **common, settings=given)
+        return [(options.recipe or plan.config.preset, plan)]
+    if options.recipe:
+        raise UsageError(f"{options.recipe} comes before --compare: name it after --compare.")
+    found = []
+    for name in options.compare:
+        is_file = name.endswith(".toml") or Path(name).is_dir()
+        of_name = given if is_file else {**given, "preset": name}
+        found.append((name, api.plan(name if is_file else None, **common, settings=of_name)))
+    return found
+
+
+def _list_devices(console: Console) -> None:
+    from lmsmith.cli.console import table
+    from lmsmith.plan.devices import devices
+
+    rows = [
+        [
+            key,
+            f"{found.peak(found.usual_dtype) / 1e12:,.0f}",
+            f"{found.memory / 1e9:,.0f}",
+            f"{found.bandwidth / 1e9:,.0f}",
+            f"{found.price:g}" if found.price else "",
+            str(found.price_date or ""),
+        ]
+        for key, found in devices().items()
+    ]
+    table(console, ("device", "TFLOP/s", "GB", "GB/s", "$/h", "price of"), rows)
+    for key, found in devices().items():
+        console.print(f"{key}: {found.source}")
+
+
+def _published(console: Console) -> None:
+    from lmsmith.cli.console import table
+    from lmsmith.plan.published import retrodictions
+
+    rows = [row.cells() for row in retrodictions()]
+    table(console, ("run", "figure", "predicted", "published", "error"), rows)
+
+
+def _grade(console: Console) -> None:
+    from lmsmith.plan.grade import cases, grade, summary
+    from lmsmith.plan.show import bytes_of, duration
+
+    grades = []
+    for found in grade(cases()):
+        grades.append(found)
+        form = bytes_of if found.figure == "memory" else duration
+        name, settings = found.case
+        sizes = "/".join(str(settings[key]) for key in list(settings)[:6])
+        console.print(
+            f"{name:8}{sizes:24}{found.figure:8}{form(found.predicted):>9} predicted, "
+            f"{form(found.measured):>9} measured{found.error:+7.1%}"
+        )
+    for figure in ("memory", "time"):
+        console.print(summary(grades, figure))

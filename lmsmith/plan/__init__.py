@@ -1,0 +1,1 @@
+"""Costs of a run before it starts: parameters, FLOPs, memory, time, money."""

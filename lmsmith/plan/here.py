@@ -1,0 +1,108 @@
+"""Measures this machine for `--device here`, in at most 10 s, and keeps the result.
+
+    products     FLOP/s of matrix products by shape: (tokens, width) x (width, width), in float32
+    attention    FLOP/s of the small products of attention, one per head
+    copy         bytes/s of large copies, read and written
+    small        bytes/s of operations on arrays that fit the cache
+    exponential  numbers/s of softmax
+    overhead     seconds of an operation on few numbers, forward and backward
+
+The measurement is kept in ~/.cache/lmsmith/machine.json for this processor and number of threads,
+and repeated after 30 days. LMSMITH_CACHE names another folder.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lmsmith import foreign_json
+from lmsmith.machine.limits import free_memory, n_cores, omp_threads
+from lmsmith.strict_json import write_json
+
+KEPT_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Speeds of this machine; see above. `products`: by precision; `by_width`: float32, by width of
+    a square matrix.
+    """
+
+    name: str
+    threads: int
+    date: str
+    memory: float
+    products: dict[str, float]
+    by_width: dict[str, float]
+    attention: float
+    copy: float
+    small: float
+    exponential: float
+    overhead: float
+    matmul: str = "default"
+
+    def product_rate(self, width: float) -> float:
+        """FLOP/s of products whose smaller matrix dimension is `width`, interpolated."""
+        known = sorted((int(key), value) for key, value in self.by_width.items())
+        if width <= known[0][0]:
+            return known[0][1] * max(width / known[0][0], 0.1)
+        for (low, rate_low), (high, rate_high) in itertools.pairwise(known):
+            if width <= high:
+                share = (width - low) / (high - low)
+                return rate_low + share * (rate_high - rate_low)
+        return known[-1][1]
+
+
+def measured(*, again: bool = False) -> Measured:
+    """The kept measurement of this machine, or a new one."""
+    path = _folder() / "machine.json"
+    threads = omp_threads() or n_cores()
+    if not again:
+        kept = _kept(path)
+        if kept is not None and kept.name == name() and kept.threads == threads:
+            age = datetime.date.today() - datetime.date.fromisoformat(kept.date)
+            if age.days <= KEPT_DAYS:
+                return kept
+    from lmsmith.machine.speeds import measure
+
+    found = Measured(
+        name=name(),
+        threads=threads,
+        date=datetime.date.today().isoformat(),
+        memory=free_memory(),
+        **measure(threads),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, asdict(found))
+    return found
+
+
+def name() -> str:
+    """The processor's name, as the system reports it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {n_cores()} cores"
+    except OSError:
+        pass
+    return f"{platform.processor() or platform.machine()}, {n_cores()} cores"
+
+
+def _kept(path: Path) -> Measured | None:
+    try:
+        values: dict[str, Any] = foreign_json.read(path)
+        return Measured(**values)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _folder() -> Path:
+    named = os.environ.get("LMSMITH_CACHE")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(named) if named else cache / "lmsmith"

@@ -1,0 +1,50 @@
+"""`lmsmith plan`: the tables, the JSON, several plans, and wrong use."""
+
+import json
+
+from conftest import Lmsmith
+
+
+def test_tables_and_json(lmsmith: Lmsmith) -> None:
+    options = ("--preset", "gpt2", "--device", "a100-80gb", "--train.batch_size", 16)
+    done = lmsmith("plan", *options)
+    assert done.status == 0, done.err
+    assert "124,439,808" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+    done = lmsmith("plan", *options, "--json")
+    numbers = json.loads(done.out)
+    assert numbers["parameters"]["total"] == 124_439_808
+    assert numbers["step"]["tokens"] == 16 * 1024
+
+
+def test_several_plans_and_a_page(lmsmith: Lmsmith) -> None:
+    done = lmsmith("plan", "--compare", "gpt2", "gpt2-medium", "--out", "plan.html")
+    assert done.status == 0, done.err
+    assert "354,823,168" in done.out
+    assert (lmsmith.cwd / "plan.html").read_text().count("<svg") == 6
+    done = lmsmith("plan", "--preset", "gpt2", "--sweep", "context_length=1024,4096", "--json")
+    assert list(json.loads(done.out)) == ["context_length=1024", "context_length=4096"]
+
+
+def test_lists(lmsmith: Lmsmith) -> None:
+    done = lmsmith("plan", "--devices-list")
+    assert "h100: NVIDIA H100 data sheet" in done.out
+    done = lmsmith("plan", "--published")
+    assert "Llama 8B, eager" in done.out
+
+
+def test_wrong_use_gives_one_line(lmsmith: Lmsmith) -> None:
+    for options, message in (
+        (("--device", "h10"), "Did you mean 'h100'?"),
+        (("--price", "-1"), "price = -1"),
+        (("--sweep", "context=1,2"), "no setting 'context' to sweep"),
+        (("--sweep", "context_length"), "expected NAME=A,B,C."),
+        (("--fit", "8GB", "--preset", "gpt2-xl"), "GB are missing"),
+        (("--preset", "gpt2", "--model.n_head", "7"), "n_head"),
+        (("nothing.toml",), "neither a recipe"),
+    ):
+        done = lmsmith("plan", *options)
+        assert done.status == 2, done.out
+        assert message in done.err
+        assert "Traceback" not in done.err
+        assert done.err.count("\n") == 1
