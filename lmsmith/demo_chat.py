@@ -2,13 +2,16 @@
 
 A ladder of stages, each a run that starts from the one before it:
 
-    base    OUT/run-N    predicts stories (`lmsmith.demo`)
-    SFT     OUT/chat     tuned on OUT/chats.jsonl, conversations about generated stories
-    RL      OUT/chat-rl  learns from the rewards of its own answers (GRPO)
+    base    OUT/run-N     predicts stories (`lmsmith.demo`)
+    SFT     OUT/chat      tuned on OUT/chats.jsonl, conversations about little stories
+    DPO     OUT/chat-dpo  prefers right to wrong answers, of OUT/pairs.jsonl
+    RL      OUT/chat-rl   learns from the rewards of its own answers (GRPO)
 
-After each stage the model answers the same questions about held-out stories, which are in no
-training file (`lmsmith.text.story_questions`). The table of accuracies is printed, and written to
-RUN/ladder.json, which the run's report shows.
+The stories of the conversations have two or three sentences (`lmsmith.text.little_questions`). A
+model of this size does not learn in two minutes to answer questions about the long stories. After
+each stage the model answers the same questions about held-out stories, which are in no training
+file. The table of accuracies is printed, and written to RUN/ladder.json, which the run's report
+shows. DPO and RL are refinements: one that fails, or has too little time, is skipped with a note.
 """
 
 from __future__ import annotations
@@ -23,11 +26,13 @@ from typing import Any
 
 from rich.console import Console
 
+from lmsmith.chat.align import align
 from lmsmith.chat.answers import replies
 from lmsmith.chat.held_out import score_conversations
 from lmsmith.chat.prepare import speaker_if_any
 from lmsmith.chat.rl.run import rl
 from lmsmith.chat.sft import tune
+from lmsmith.errors import LmsmithError
 from lmsmith.evaluate.tasks.run import run_tasks
 from lmsmith.evaluate.tasks.task import TaskResult
 from lmsmith.generate.subject import subject_of
@@ -35,15 +40,16 @@ from lmsmith.generate.text_model import TextModel
 from lmsmith.report.ladder import FILE_NAME
 from lmsmith.report.runs import write_report
 from lmsmith.strict_json import write_json
-from lmsmith.text.story_chats import write_conversations
+from lmsmith.text.little_questions import write_little_conversations, write_little_pairs
 from lmsmith.train.log import say
 
-TASK = "story_questions"
+TASK = "little_stories"
 N_CONVERSATIONS = 8000
+N_PAIRS = 1000
 N_HELD_OUT = 200  # conversations about held-out stories, for the loss
 SEED = 1
-LIMIT = 200  # questions after each stage: 40 of each kind
-MINUTES = 2.5  # of the stages after the base, evaluations included
+LIMIT = 500  # questions after each stage: 100 of each kind
+MINUTES = 3.0  # of the stages after the base, evaluations included
 HELD_OUT = "held-out.jsonl"
 SETTINGS: dict[str, Any] = {
     "train.batch_size": 8,
@@ -52,7 +58,9 @@ SETTINGS: dict[str, Any] = {
     "optim.embedding_learning_rate": 0.02,
 }
 """Batch and learning rates of pre-training: after two minutes of it there is little to forget."""
-RL_SETTINGS: dict[str, Any] = {}
+ALIGN_SETTINGS: dict[str, Any] = {"align.method": "dpo"}
+RL_SETTINGS: dict[str, Any] = {"rl.eval_problems": 50}
+SHORTEST = 8.0  # seconds of a stage after SFT
 N_SAMPLES = 3
 
 
@@ -78,14 +86,15 @@ class Stage:
     folder: str
     share: float  # of the time
     make: Callable[[Path, Path, float, Console], tuple[Path, dict[str, Any]]]
+    optional: bool = False  # skipped if it fails or has too little time
 
 
 def _sft(
     base: Path, folder: Path, deadline: float, console: Console
 ) -> tuple[Path, dict[str, Any]]:
     chats = folder.parent / "chats.jsonl"
-    write_conversations(chats, N_CONVERSATIONS, SEED)
-    write_conversations(chats.parent / HELD_OUT, N_HELD_OUT, SEED, held_out=True)
+    write_little_conversations(chats, N_CONVERSATIONS, SEED)
+    write_little_conversations(chats.parent / HELD_OUT, N_HELD_OUT, SEED, held_out=True)
     say(console, f"wrote {N_CONVERSATIONS:,} conversations about generated stories to {chats}")
     changes = {
         **_length(deadline),
@@ -95,9 +104,19 @@ def _sft(
     return tune(base, [str(chats)], changes, out=folder, console=console)
 
 
+def _dpo(
+    base: Path, folder: Path, deadline: float, console: Console
+) -> tuple[Path, dict[str, Any]]:
+    pairs = folder.parent / "pairs.jsonl"
+    write_little_pairs(pairs, N_PAIRS, SEED)
+    say(console, f"wrote {N_PAIRS:,} pairs of a right and a wrong answer to {pairs}")
+    changes = {**_length(deadline), **ALIGN_SETTINGS}
+    return align(base, [str(pairs)], changes, out=folder, console=console)
+
+
 def _rl(base: Path, folder: Path, deadline: float, console: Console) -> tuple[Path, dict[str, Any]]:
     changes = {**_length(deadline), **RL_SETTINGS}
-    return rl(base, "story", changes, out=folder, console=console)
+    return rl(base, TASK, changes, out=folder, console=console)
 
 
 def _length(deadline: float) -> dict[str, Any]:
@@ -105,10 +124,11 @@ def _length(deadline: float) -> dict[str, Any]:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("SFT", "chat", 0.75, _sft),
-    Stage("RL", "chat-rl", 0.25, _rl),
+    Stage("SFT", "chat", 0.7, _sft),
+    Stage("DPO", "chat-dpo", 0.15, _dpo, optional=True),
+    Stage("RL", "chat-rl", 0.15, _rl, optional=True),
 )
-"""Stages in order. Preference optimization (`lmsmith align`) belongs between the two."""
+"""Stages in order."""
 
 
 def climb(
@@ -126,7 +146,16 @@ def climb(
         now = time.monotonic()
         deadline = now + (end - now) * stage.share / share_left - EVALUATION_SECONDS
         share_left -= stage.share
-        run, summary = stage.make(run, _free(out, stage.folder), deadline, console)
+        if stage.optional and deadline - now < SHORTEST:
+            say(console, f"note     {stage.name} is skipped: {max(0, deadline - now):.0f} s left")
+            continue
+        try:
+            run, summary = stage.make(run, _free(out, stage.folder), deadline, console)
+        except LmsmithError as error:
+            if not stage.optional:
+                raise
+            say(console, f"note     {stage.name} is skipped: {error}")
+            continue
         if summary["finished"] == "signal":
             return run, summary, ladder
         ladder.append(rung(stage.name, run, out / HELD_OUT))

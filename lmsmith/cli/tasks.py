@@ -20,7 +20,7 @@ def add_task_options(verb: argparse.ArgumentParser, what: str) -> None:
         metavar="NAMES",
         help=f"{what}: hellaswag, arc_easy, arc_challenge, piqa, winogrande, lambada, mmlu, gsm8k, "
         "core, story_character, story_object; "
-        "for chat models: story_questions, arithmetic, gsm8k_chat",
+        "for chat models: story_questions, little_stories, arithmetic, gsm8k_chat",
     )
     verb.add_argument(
         "--limit", type=at_least_one, metavar="N", help="only the first N items of each task"

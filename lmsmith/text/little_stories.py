@@ -1,14 +1,15 @@
 """Stories of two to four sentences, with questions about what the events did to people and things.
 
     told = little_story(Random(1))
-    told.text        # "Ben put the hat in the box. Mia took the hat to the park."
-    told.asked       # (Asked("where", "Where is the hat now?", "in the park"), ...)
+    told.text        # "One day, Ben put the hat in the box. Then Mia took the hat to the park."
+    told.asked       # (Asked("where", "Where is the hat now?", "The hat is {}.", "in the park"...
+    told.following   # every sentence that can come next
 
 The long stories of `stories.py` have a few questions per hundred tokens. A small model learns to
 answer from many questions about short passages, in minutes. Everything follows from a small world:
-who holds which thing, and where people and things are. An event changes the world, tells a
-sentence, and leaves questions. Each story has two children and two things, and each question has a
-wrong answer that the passage also names, where it names one.
+who holds which thing, and where a thing is. An event changes the world, tells a sentence, and
+leaves questions. A story has two children and two things, so a reader who only finds a name or a
+thing in it is right half of the time.
 """
 
 from __future__ import annotations
@@ -18,19 +19,24 @@ from random import Random
 
 NAMES = ("Lily", "Tom", "Mia", "Ben", "Anna", "Max", "Rosie", "Sam", "Ella", "Leo", "Zoe", "Finn",
          "Ruby", "Jack", "Nora", "Theo")  # fmt: skip
-THINGS = ("ball", "doll", "book", "hat", "drum", "kite", "cup", "ring", "bell", "scarf", "robot",
+THINGS = ("ball", "doll", "book", "hat", "drum", "kite", "cup", "ring", "bell", "scarf", "train",
           "puppet", "blanket", "whistle", "bucket", "lamp")  # fmt: skip
-SPOTS = ("box", "bag", "cart", "basket", "barrel", "drawer", "chest", "jar")
-PLACES = ("park", "beach", "barn", "school", "garden", "kitchen", "market", "forest")
+PLAIN = {"put": "put away", "found": "find", "bought": "buy"}
+"""The first events, and the verbs in questions with "did"."""
+SPOTS = ("box", "bag", "cart", "basket", "bowl", "drawer", "pot", "jar")
+PLACES = ("park", "beach", "barn", "meadow", "garden", "kitchen", "market", "forest")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a little story. `others`: what else an answer of this form could be."""
+    """A question about a little story. `answer`: a sentence with a place for the point, "{} found
+    the hat."; `point`: the words that answer the question; `others`: what else could be there.
+    """
 
     kind: str
     question: str
     answer: str
+    point: str
     others: tuple[str, ...]
 
 
@@ -42,6 +48,7 @@ class LittleStory:
     people: tuple[str, str]
     things: tuple[str, str]
     asked: tuple[Asked, ...]
+    following: tuple[str, ...]
 
     @property
     def text(self) -> str:
@@ -54,64 +61,107 @@ class _World:
 
     people: tuple[str, str]
     things: tuple[str, str]
-    at: dict[str, str] = field(default_factory=dict)  # person or thing -> "in the box"
+    at: dict[str, str] = field(default_factory=dict)  # thing -> "box"
     holder: dict[str, str] = field(default_factory=dict)  # thing -> person
     asked: list[Asked] = field(default_factory=list)
 
-    def ask(self, kind: str, question: str, answer: str) -> None:
+    def ask(self, kind: str, question: str, answer: str, point: str) -> None:
         groups = {
             "who": self.people,
             "what": tuple(f"the {thing}" for thing in self.things),
             "where": tuple(f"in the {place}" for place in (*SPOTS, *PLACES)),
         }
-        others = tuple(one for one in groups[kind] if one != answer)
-        self.asked.append(Asked(kind, question, answer, others))
+        others = tuple(one for one in groups[kind] if one != point)
+        self.asked.append(Asked(kind, question, answer, point, others))
 
 
 def little_story(random: Random) -> LittleStory:
-    """Draws a story of two to four events; no thing has two events of the same name."""
+    """Draws a story of two or three events."""
     first, second = random.sample(NAMES, 2)
     one, other = random.sample(THINGS, 2)
     world = _World((first, second), (one, other))
-    sentences = [_event(world, first, one, random), _event(world, second, other, random)]
-    for _ in range(random.randint(0, 1)):
-        person, thing = random.choice(world.people), random.choice(world.things)
-        sentences.append(_later(world, person, thing, random))
-    for thing, place in ((t, world.at[t]) for t in world.things if t in world.at):
-        world.ask("where", f"Where is the {thing} now?", place)
+    day = random.choice(("day", "morning", "evening"))
+    sentences = [
+        f"One {day}, {_first(world, first, one, random)}",
+        f"Then {_first(world, second, other, random)}",
+    ]
+    if random.random() < 0.5:
+        later = random.choice(_later(world))
+        _happens(world, later)
+        sentences.append(f"Then {later.sentence}")
+    for thing, place in world.at.items():
+        world.ask("where", f"Where is the {thing} now?", f"The {thing} is {{}}.", f"in the {place}")
     for thing, person in world.holder.items():
-        world.ask("who", f"Who has the {thing} now?", person)
-    return LittleStory(tuple(sentences), world.people, world.things, tuple(world.asked))
+        world.ask("who", f"Who has the {thing} now?", "It is {}.", person)
+    following = tuple(f"Then {later.sentence}" for later in _later(world))
+    return LittleStory(tuple(sentences), world.people, world.things, tuple(world.asked), following)
 
 
-def _event(world: _World, person: str, thing: str, random: Random) -> str:
-    """The first event of a thing: somebody puts it somewhere, or finds it, or buys it."""
-    kind = random.choice(("put", "found", "bought"))
+def _first(world: _World, person: str, thing: str, random: Random) -> str:
+    """The first event of a thing: somebody puts it into something, or finds or buys it."""
+    verb = random.choice(tuple(PLAIN))
+    away = " away" if verb == "put" else ""
+    world.ask("who", f"Who {verb} the {thing}{away}?", "It was {}.", person)
+    world.ask(
+        "what",
+        f"What did {person} {PLAIN[verb]}?",
+        f"That day, {person} {verb} {{}}{away}.",
+        f"the {thing}",
+    )
     taken = set(world.at.values())
-    place = random.choice([p for p in SPOTS if f"in the {p}" not in taken])
-    world.ask("who", f"Who {kind} the {thing}?", person)
-    plain = {"put": "put away", "found": "find", "bought": "buy"}[kind]
-    world.ask("what", f"What did {person} {plain}?", f"the {thing}")
-    if kind == "put":
-        world.at[thing] = f"in the {place}"
-        return f"{person} put the {thing} in the {place}."
+    if verb == "put":
+        world.at[thing] = random.choice([spot for spot in SPOTS if spot not in taken])
+        return f"{person} put the {thing} in the {world.at[thing]}."
     world.holder[thing] = person
-    where = random.choice([p for p in PLACES if f"in the {p}" not in taken])
-    world.ask("where", f"Where did {person} {plain} the {thing}?", f"in the {where}")
-    return f"{person} {kind} the {thing} in the {where}."
+    place = random.choice(PLACES)
+    asked = f"Where did {person} {PLAIN[verb]} the {thing}?"
+    world.ask("where", asked, f"That day, {person} {verb} the {thing} {{}}.", f"in the {place}")
+    return f"{person} {verb} the {thing} in the {place}."
 
 
-def _later(world: _World, person: str, thing: str, random: Random) -> str:
-    """A later event: somebody takes a thing to a place, or the one who holds it gives it away."""
-    if thing in world.holder and random.random() < 0.5:
-        giver = world.holder[thing]
-        taker = world.people[1 - world.people.index(giver)]
-        world.holder[thing] = taker
-        world.ask("who", f"Who gave the {thing} away?", giver)
-        return f"{giver} gave the {thing} to {taker}."
-    world.holder.pop(thing, None)
-    taken = set(world.at.values())
-    place = random.choice([p for p in PLACES if f"in the {p}" not in taken])
-    world.at[thing] = f"in the {place}"
-    world.ask("who", f"Who took the {thing}?", person)
-    return f"{person} took the {thing} to the {place}."
+@dataclass(frozen=True)
+class _Later:
+    """An event that can follow: `person` takes `thing` to `place`, or gives it to `taker`."""
+
+    person: str
+    thing: str
+    place: str = ""
+    taker: str = ""
+
+    @property
+    def sentence(self) -> str:
+        if self.taker:
+            return f"{self.person} gave the {self.thing} to {self.taker}."
+        return f"{self.person} took the {self.thing} to the {self.place}."
+
+
+def _later(world: _World) -> list[_Later]:
+    """All events that can follow. A thing that somebody holds is only theirs to take or give."""
+    found = []
+    for thing in world.things:
+        holder = world.holder.get(thing)
+        for person in world.people if holder is None else (holder,):
+            found += [
+                _Later(person, thing, place=place)
+                for place in PLACES
+                if place != world.at.get(thing)
+            ]
+            if holder is not None:
+                found.append(_Later(person, thing, taker=_other(world.people, person)))
+    return found
+
+
+def _happens(world: _World, event: _Later) -> None:
+    """Changes the world, and asks about the event."""
+    if event.taker:
+        world.holder[event.thing] = event.taker
+        world.ask("who", f"Who gave the {event.thing} away?", "It was {}.",
+                  event.person)  # fmt: skip
+        return
+    world.holder.pop(event.thing, None)
+    world.at[event.thing] = event.place
+    world.ask("who", f"Who took the {event.thing}?", "It was {}.", event.person)
+
+
+def _other(pair: tuple[str, str], one: str) -> str:
+    return pair[1 - pair.index(one)]

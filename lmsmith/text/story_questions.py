@@ -59,7 +59,8 @@ class Question:
 
     `short`: the point of the answer, also correct alone ("Lily" of "It was Lily."); `wrong`: an
     answer that is wrong but has the same form; `chance`: probability that a guess is right, by
-    somebody who knows the tables of words and the people of the passage but does not read it.
+    somebody who knows the tables of words and the people of the passage but does not read it;
+    `accepted`: other right answers, where they are a list.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class Question:
     wrong: str
     chance: float
     passage: str = ""
+    accepted: tuple[str, ...] = ()
 
     @property
     def solved(self) -> list[dict[str, str]]:
@@ -96,9 +98,9 @@ def correct(asked: Question, text: str) -> bool:
     """Whether a text is the answer, or its point; case, spaces at the ends and the full stop do not
     count. For `continue`: whether a story can begin with the passage and this sentence.
     """
-    if asked.kind == "continue":
+    if asked.kind == "continue" and not asked.accepted:
         return _continues(asked.passage, text)
-    return plain(text) in (plain(asked.answer), plain(asked.short))
+    return plain(text) in map(plain, (asked.answer, asked.short, *asked.accepted))
 
 
 def plain(text: str) -> str:

@@ -1,12 +1,14 @@
 """Tasks for chat models: the model answers under its chat template, and the answer must be right.
 
 story_questions   who, what, where, the next sentence, told sums: about held-out stories, by kind
+little_stories    the same kinds of questions about stories of two or three sentences
 arithmetic        the sum of two numbers of two digits; no training set has these pairs
 gsm8k_chat        GSM8K's word problems (Cobbe et al. 2021), asked by the user
 
-`exact_match` is the share of right answers. The first two need no files. Their questions are those
-of `lmsmith.text.story_questions`, always the same ones. A model without a chat template continues
-the question as plain text; what it writes up to the end of the line is its answer.
+`exact_match` is the share of right answers. The first three need no files. Their questions are
+those of `lmsmith.text.story_questions` and `little_questions`, always the same ones. A model
+without a chat template continues the question as plain text; what it writes up to the end of the
+line is its answer.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from typing import ClassVar
 
 from lmsmith.evaluate.tasks.gsm8k import Gsm8k
 from lmsmith.evaluate.tasks.task import ChatTask, Grade, Item, Row
+from lmsmith.text.little_questions import KINDS as LITTLE_KINDS
+from lmsmith.text.little_questions import little_question
 from lmsmith.text.story_questions import STORY_KINDS, Question, correct, question
 
 SEED = 7_040_502  # the demo's conversations have other seeds
@@ -29,6 +33,7 @@ class _Questions(ChatTask):
 
     kinds: ClassVar[tuple[str, ...]] = ()
     n_items: ClassVar[int]
+    draw = staticmethod(question)
     max_tokens = 48
     stop = ("\n",)
 
@@ -36,7 +41,7 @@ class _Questions(ChatTask):
     def rows(self, folder: Path | None) -> Sequence[Row]:
         k = len(self.kinds)
         asked = (
-            question(self.kinds[n % k], SEED, n // k, held_out=True) for n in range(self.n_items)
+            self.draw(self.kinds[n % k], SEED, n // k, held_out=True) for n in range(self.n_items)
         )
         return [{"question": one} for one in asked]
 
@@ -64,6 +69,15 @@ class StoryQuestions(_Questions):
     n_items = PER_KIND * 5
 
 
+class LittleStories(_Questions):
+    name = "little_stories"
+    what = "a chat model answers questions about new stories of two or three sentences; offline"
+    kinds = LITTLE_KINDS
+    n_items = PER_KIND * 5
+    draw = staticmethod(little_question)
+    max_tokens = 24
+
+
 class Arithmetic(_Questions):
     name = "arithmetic"
     what = "a chat model adds two numbers of two digits; offline"
@@ -86,4 +100,5 @@ class Gsm8kChat(ChatTask, Gsm8k):
         )
 
 
-STORY_QUESTIONS, ARITHMETIC, GSM8K_CHAT = StoryQuestions(), Arithmetic(), Gsm8kChat()
+STORY_QUESTIONS, LITTLE_STORIES = StoryQuestions(), LittleStories()
+ARITHMETIC, GSM8K_CHAT = Arithmetic(), Gsm8kChat()

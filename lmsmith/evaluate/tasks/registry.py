@@ -22,6 +22,7 @@ TASKS: Registry[Task] = Registry(
         "story_character": f"{_HERE}.stories:CHARACTER",
         "story_object": f"{_HERE}.stories:OBJECT",
         "story_questions": f"{_HERE}.chats:STORY_QUESTIONS",
+        "little_stories": f"{_HERE}.chats:LITTLE_STORIES",
         "arithmetic": f"{_HERE}.chats:ARITHMETIC",
     },
 )
