@@ -1,5 +1,6 @@
 """The ladder of `lmsmith demo --chat`: runs that know their parent, a table, a section of the report."""
 
+import io
 import json
 import tomllib
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 from lmsmith import demo_chat
 from lmsmith.chat.conversations import Conversations
 from lmsmith.demo_chat import Rung, Stage, climb, shown
+from lmsmith.errors import DataError
 from lmsmith.report.runs import write_report
 from lmsmith.text.stories import write_stories
 from lmsmith.train.start import train
@@ -41,6 +43,8 @@ def test_the_stages_start_from_each_other_and_the_report_has_their_table(
         "N_HELD_OUT": 4,
         "LIMIT": 10,
         "SETTINGS": short,
+        "N_PAIRS": 20,
+        "ALIGN_SETTINGS": short,
         "RL_SETTINGS": short | {"rl.group_size": 2, "rl.eval_problems": 4},
         "_length": lambda deadline: {"train.steps": 2},
     }.items():
@@ -100,3 +104,42 @@ def test_stages_share_the_time_and_find_free_folders(
         (tmp_path, tmp_path / "x-2", pytest.approx(145 - demo_chat.EVALUATION_SECONDS)),
         (tmp_path / "x-2", tmp_path / "y", pytest.approx(160 - demo_chat.EVALUATION_SECONDS)),
     ]
+
+
+def test_an_optional_stage_that_fails_or_has_no_time_is_skipped_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+
+    def make(base: Path, folder: Path, deadline: float, console: Console) -> Any:
+        nonlocal now
+        if folder.name == "fails":
+            raise DataError("no pairs")
+        folder.mkdir()
+        now += 50
+        return folder, {"finished": "time"}
+
+    stages = [
+        Stage(name, name, 0.25, make, optional=name != "first")
+        for name in ("first", "fails", "works", "late")
+    ]
+    monkeypatch.setattr(demo_chat, "STAGES", stages)
+    monkeypatch.setattr(demo_chat, "rung", lambda stage, run, *_: Rung(stage, run.name, {}, {}))
+    monkeypatch.setattr(demo_chat, "write_report", lambda *_: None)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    console = Console(file=io.StringIO(), width=100)
+    run, _, ladder = climb(tmp_path, tmp_path, console=console, minutes=115 / 60)
+    assert run.name == "works"
+    assert [one.stage for one in ladder] == ["base", "first", "works"]
+    assert "fails is skipped: no pairs" in console.file.getvalue()
+    assert "late is skipped: 7 s left" in console.file.getvalue()
+
+
+def test_the_first_stage_must_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*_: Any) -> Any:
+        raise DataError("no chats")
+
+    monkeypatch.setattr(demo_chat, "STAGES", [Stage("SFT", "chat", 1.0, make)])
+    monkeypatch.setattr(demo_chat, "rung", lambda stage, run, *_: Rung(stage, run.name, {}, {}))
+    with pytest.raises(DataError, match="no chats"):
+        climb(tmp_path, tmp_path, console=Console(quiet=True))

@@ -200,8 +200,9 @@ def demo(
 ) -> Run:
     """The two-minute tour: generates stories, trains a model on them and writes a report.
 
-    `out`: the folder for the stories and the run. `minutes`: time limit. `chat`: two minutes more,
-    in which the model learns to answer questions about stories; returns the chat model's run.
+    `out`: the folder for the stories and the run. `minutes`: time limit. `chat`: about three
+    minutes more, in which the model learns to answer questions about stories; returns the chat
+    model's run.
     `progress` and `started`: as in `train`.
     """
     started = time.monotonic() if started is None else started

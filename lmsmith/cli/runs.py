@@ -70,7 +70,7 @@ def _add_demo(verbs: Verbs) -> None:
     demo.add_argument(
         "--chat",
         action="store_true",
-        help="two minutes more: tune the model on conversations about stories, and talk to it",
+        help="three minutes more: tune the model on conversations about stories, and talk to it",
     )
 
 
