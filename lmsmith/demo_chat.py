@@ -44,7 +44,7 @@ from lmsmith.text.little_questions import write_little_conversations, write_litt
 from lmsmith.train.log import say
 
 TASK = "little_stories"
-N_CONVERSATIONS = 8000
+N_CONVERSATIONS = 16_000
 N_PAIRS = 1000
 N_HELD_OUT = 200  # conversations about held-out stories, for the loss
 SEED = 1

@@ -206,10 +206,14 @@ def demo(
     `progress` and `started`: as in `train`.
     """
     started = time.monotonic() if started is None else started
+    from lmsmith.demo import CHAT_MODEL
     from lmsmith.demo import demo as tour
 
     with showing(progress) as console:
-        folder, summary = tour(Path(out), minutes, console=console, started=started)
+        settings = CHAT_MODEL if chat else {}
+        folder, summary = tour(
+            Path(out), minutes, console=console, started=started, settings=settings
+        )
         run = _ended(folder, summary)
         if not chat:
             return run
