@@ -2,7 +2,7 @@
 
     asked = little_question("where", seed=1, index=0)
     asked.messages      # [{"role": "user", "content": "One day, Ben ... Where is the hat now?"}]
-    asked.answer        # "The hat is in the park."
+    asked.answer        # "It is in the park."
 
 Kinds: who, what, where (the answer is a word of the passage), continue (any sentence that can come
 next), and sum (`story_sums`). `lmsmith.text.story_questions` has the form of a question, `correct`,
@@ -99,8 +99,8 @@ def _filled(asked: Asked, random: Random) -> Question:
 
 
 def _next(told: LittleStory, random: Random) -> Question:
-    """Asks for the next sentence; all sentences that can follow are right."""
-    answer = random.choice(told.following)
+    """Asks for the next sentence: somebody takes a thing home, if nobody else holds it."""
+    answer = told.following[0]
     while (wrong := random.choice(little_story(random).following)) in told.following:
         pass
     messages = ({"role": "user", "content": random.choice(NEXT)},)

@@ -2,8 +2,8 @@
 
     told = little_story(Random(1))
     told.text        # "One day, Ben put the hat in the box. Then Mia took the hat to the park."
-    told.asked       # (Asked("where", "Where is the hat now?", "The hat is {}.", "in the park"...
-    told.following   # every sentence that can come next
+    told.asked       # (Asked("where", "Where is the hat now?", "It is {}.", "in the park"...
+    told.following   # sentences that can come next, the most natural one first
 
 The long stories of `stories.py` have a few questions per hundred tokens. A small model learns to
 answer from many questions about short passages, in minutes. Everything follows from a small world:
@@ -24,7 +24,7 @@ THINGS = ("ball", "doll", "book", "hat", "drum", "kite", "cup", "ring", "bell", 
 PLAIN = {"put": "put away", "found": "find", "bought": "buy"}
 """The first events, and the verbs in questions with "did"."""
 SPOTS = ("box", "bag", "cart", "basket", "bowl", "drawer", "pot", "jar")
-PLACES = ("park", "beach", "barn", "meadow", "garden", "kitchen", "market", "forest")
+PLACES = ("park", "house", "barn", "meadow", "garden", "kitchen", "market", "forest")
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,22 @@ def little_story(random: Random) -> LittleStory:
         f"One {day}, {_first(world, first, one, random)}",
         f"Then {_first(world, second, other, random)}",
     ]
+    told = [one, other]  # the things, in the order in which they were last mentioned
     if random.random() < 0.5:
         later = random.choice(_later(world))
         _happens(world, later)
         sentences.append(f"Then {later.sentence}")
+        told.sort(key=later.thing.__eq__)
     for thing, place in world.at.items():
-        world.ask("where", f"Where is the {thing} now?", f"The {thing} is {{}}.", f"in the {place}")
+        world.ask("where", f"Where is the {thing} now?", "It is {}.", f"in the {place}")
     for thing, person in world.holder.items():
         world.ask("who", f"Who has the {thing} now?", "It is {}.", person)
-    following = tuple(f"Then {later.sentence}" for later in _later(world))
+    holders = [(thing, world.holder.get(thing)) for thing in reversed(told)]
+    following = tuple(
+        f"Then {person} took the {thing} home."
+        for thing, holder in holders
+        for person in ((holder,) if holder else reversed(world.people))
+    )
     return LittleStory(tuple(sentences), world.people, world.things, tuple(world.asked), following)
 
 
@@ -105,7 +112,7 @@ def _first(world: _World, person: str, thing: str, random: Random) -> str:
     world.ask(
         "what",
         f"What did {person} {PLAIN[verb]}?",
-        f"That day, {person} {verb} {{}}{away}.",
+        "It was {}.",
         f"the {thing}",
     )
     taken = set(world.at.values())
@@ -115,7 +122,7 @@ def _first(world: _World, person: str, thing: str, random: Random) -> str:
     world.holder[thing] = person
     place = random.choice(PLACES)
     asked = f"Where did {person} {PLAIN[verb]} the {thing}?"
-    world.ask("where", asked, f"That day, {person} {verb} the {thing} {{}}.", f"in the {place}")
+    world.ask("where", asked, "It was {}.", f"in the {place}")
     return f"{person} {verb} the {thing} in the {place}."
 
 
