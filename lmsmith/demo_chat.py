@@ -7,9 +7,9 @@ A ladder of stages, each a run that starts from the one before it:
     DPO     OUT/chat-dpo  prefers right to wrong answers, of OUT/pairs.jsonl
     RL      OUT/chat-rl   learns from the rewards of its own answers (GRPO)
 
-The stories of the conversations have two or three sentences (`lmsmith.text.little_questions`). A
-model of this size does not learn in two minutes to answer questions about the long stories. After
-each stage the model answers the same questions about held-out stories, which are in no training
+The stories of the conversations have two or three sentences (`lmsmith.text.little_questions`),
+because a short passage has more questions per token than a long story. After each stage the model
+answers the same questions about held-out stories, which are in no training
 file. The table of accuracies is printed, and written to RUN/ladder.json, which the run's report
 shows. DPO and RL are refinements: one that fails, or has too little time, is skipped with a note.
 """
@@ -44,7 +44,7 @@ from lmsmith.text.little_questions import write_little_conversations, write_litt
 from lmsmith.train.log import say
 
 TASK = "little_stories"
-N_CONVERSATIONS = 16_000
+N_CONVERSATIONS = 32_000  # so many that each is seen about once: repeated ones are memorized
 N_PAIRS = 1000
 N_HELD_OUT = 200  # conversations about held-out stories, for the loss
 SEED = 1
