@@ -43,7 +43,7 @@ from lmsmith.text.little_questions import write_little_conversations, write_litt
 from lmsmith.train.log import say
 
 TASK = "little_stories"
-N_CONVERSATIONS = 32_000  # so many that each is seen about once: repeated ones are memorized
+N_CONVERSATIONS = 32_000  # about one pass in two minutes
 N_PAIRS = 1000
 N_HELD_OUT = 200  # conversations about held-out stories, for the loss
 SEED = 1
