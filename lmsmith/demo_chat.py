@@ -10,7 +10,8 @@ A ladder of stages, each a run that starts from the one before it:
 The stories of the conversations have two or three sentences (`lmsmith.text.little_questions`),
 because a short passage has more questions per token than a long story. After each stage the model
 answers the same questions about held-out stories, which are in no training file. The table of
-accuracies is printed, and written to RUN/ladder.json, which the run's report shows. DPO and RL are refinements: one that fails, or has too little time, is skipped with a note.
+accuracies is printed, and written to RUN/ladder.json, which the run's report shows. DPO and RL are
+refinements: one that fails, or has too little time, is skipped with a note.
 """
 
 from __future__ import annotations
