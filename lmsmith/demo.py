@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -27,14 +29,30 @@ N_BYTES = 4_000_000
 # With this vocabulary a whole story fits in the context, so names can be copied from its beginning.
 TOKENIZER = "bpe:2048"
 SEED = 1
+CHAT_MODEL: dict[str, Any] = {
+    "model.n_layer": 3,
+    "model.n_head": 4,
+    "model.d_model": 128,
+    "model.ngram_tables": (),
+    "model.context_length": 256,
+    "train.batch_size": 8,
+}
+"""The model that becomes a chat model. It answers questions by copying words of a passage, which
+attention does and n-gram tables do not. A small model makes more steps in the same time.
+"""
 
 
 def demo(
-    out: Path, minutes: float, *, console: Console, started: float
+    out: Path,
+    minutes: float,
+    *,
+    console: Console,
+    started: float,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Path, dict[str, Any]]:
     """Writes OUT/stories.jsonl, trains OUT/run-N on it (N: the next free number), and returns the
-    run's folder and summary. `started`: the time.monotonic() from which `minutes` count.
-    Raises StorageError if OUT cannot be written.
+    run's folder and summary. `started`: the time.monotonic() from which `minutes` count;
+    `settings`: of the run. Raises StorageError if OUT cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -46,7 +64,7 @@ def demo(
     number = next(n for n in itertools.count(1) if not (out / f"run-{n}").exists())
     run, summary = train(
         [str(stories)],
-        {"train.minutes": minutes, "tokenizer": TOKENIZER},
+        {"train.minutes": minutes, "tokenizer": TOKENIZER, **settings},
         out=out / f"run-{number}",
         console=console,
         started=started,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lmsmith.api.generation import Generation, SpecialTokens, known
+from lmsmith.api.generation import Generation, SpecialTokens, _read, known
 from lmsmith.api.run import Folder, paths
 from lmsmith.errors import ConfigError, UsageError
 
@@ -113,7 +113,13 @@ class LM(Generation):
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
+        banned: Collection[int] = (),
         seed: int = 1,
+        stop: str | Sequence[str] = (),
         index: int = 0,
     ) -> str:
         """Returns the assistant's answer to a conversation, with the model's chat template.
@@ -130,16 +136,29 @@ class LM(Generation):
         """
         from lmsmith.chat.prepare import own_speaker
         from lmsmith.chat.session import complete
-        from lmsmith.generate.sampling import Sampling
 
+        options = _read(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+            logit_bias=logit_bias,
+            banned=banned,
+            seed=seed,
+        )
         pieces = complete(
             self.writer,
             own_speaker(self.path),
             [dict(message) for message in messages],
-            max_tokens=max_tokens,
-            sampling=Sampling(temperature, top_k, top_p, min_p),
-            seed=seed,
+            max_tokens=options["max_tokens"],
+            sampling=options["sampling"],
+            seed=options["seed"],
             index=index,
+            stop=[stop] if isinstance(stop, str) else stop,
         )
         return "".join(pieces)
 

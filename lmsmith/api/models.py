@@ -37,6 +37,7 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
     model: LM | Folder,
     *,
     text: Folder | Sequence[Folder] | None = None,
+    chats: Folder | Sequence[Folder] | None = None,
     tasks: str | Sequence[str] | None = None,
     harness: str | Sequence[str] | None = None,
     limit: int | None = None,
@@ -60,6 +61,8 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
 
     model   a run, its folder, or an `LM`
     text    files, folders or globs (default: the run's validation text)
+    chats   conversations instead of a text: the loss on the assistant's tokens, under the model's
+            chat template
     stride  start a window every N tokens (default: the context length); below the context length
             windows overlap, so each token has more context
     per_document  a .jsonl file to write, with the score of each document; nats, tokens and bytes
@@ -89,6 +92,12 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
     if asked is None and text is None and not bos:
         raise UsageError("bos=False applies to `text`, and there is no text: pass text=FILE.")
     check_together(text, asked, limit, shots, task_data, per_item, per_document, stride, bos)
+    if chats is not None:
+        others = {"text": text, "tasks": tasks, "harness": harness, "stride": stride,
+                  "per_document": per_document, "bos": None if bos else False,
+                  "weights": None if weights == "fp32" else weights}  # fmt: skip
+        if given := [name for name, value in others.items() if value is not None]:
+            raise UsageError(f"chats and {given[0]} do not go together: pass one of them.")
     check_places(per_item, per_document)
     if isinstance(model, LM) and weights != "fp32":
         raise UsageError(
@@ -96,6 +105,11 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
             f"lmsmith.load(run, weights={weights!r}) without this argument."
         )
     lm = model if isinstance(model, LM) else load(model, weights=weights)
+    if chats is not None:
+        from lmsmith.chat.held_out import score_conversations
+        from lmsmith.chat.prepare import own_speaker
+
+        return score_conversations(lm.model, own_speaker(lm.path), paths(chats))
     if asked is not None:
         runner = run_harness if tasks is None else run_tasks
         return runner(

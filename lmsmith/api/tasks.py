@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from lmsmith.api.lm import LM
     from lmsmith.evaluate.likelihood import Score
     from lmsmith.evaluate.tasks.task import TaskResult
+
+
+MOST_GROUPS = 8
+"""Tasks with more parts, such as MMLU, do not list them in the table."""
 
 
 class TaskResults(tuple["TaskResult", ...]):
@@ -55,12 +60,14 @@ class TaskResults(tuple["TaskResult", ...]):
                 if "_stderr" in name:
                     continue
                 about = ["", ""]
-                if name.startswith("acc"):
+                if name.startswith("acc") or (name == "exact_match" and result.chance):
                     about[0] = _number(result.chance)
                     about[1] = _number(result.ceiling)
                 error = _number(result.metrics.get(f"{name}_stderr"))
                 rows.append((*first, name, _number(value), error, *about))
                 first = ("", "", "")
+            if 1 < len(result.groups) <= MOST_GROUPS:
+                rows += [_group(name, of) for name, of in result.groups.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(
@@ -69,6 +76,14 @@ class TaskResults(tuple["TaskResult", ...]):
             ).rstrip()
             for row in rows
         )
+
+
+def _group(name: str, metrics: dict[str, float]) -> tuple[str, ...]:
+    """The row of a part of a task: its first metric."""
+    metric = next(key for key in metrics if key != "n_items")
+    error = _number(metrics.get(f"{metric}_stderr"))
+    cells = (metric, _number(metrics[metric]), error, _number(metrics.get("chance")), "")
+    return (f"  {name}", "", f"{metrics['n_items']:,}", *cells)
 
 
 def _of_sample(task: str, sample: dict[str, Any]) -> dict[str, Any]:
@@ -100,10 +115,14 @@ def run(
     bos: bool,
 ) -> TaskResults:
     """Runs tasks and writes the items. Raises ConfigError, DataError, StorageError."""
+    from lmsmith.chat.answers import replies
+    from lmsmith.chat.prepare import speaker_if_any
     from lmsmith.evaluate.tasks.run import run_tasks
     from lmsmith.generate.subject import subject_of
 
     subject = subject_of(lm.writer, bos=bos)
+    if (speaker := speaker_if_any(lm.path)) is not None:
+        subject = dataclasses.replace(subject, reply=replies(lm.writer, speaker))
     found = run_tasks(subject, _names(tasks), limit=limit, shots=shots, folder=folder)
     return _written(TaskResults(found), per_item)
 

@@ -194,19 +194,32 @@ def demo(
     *,
     out: Folder = "demo",
     minutes: float = 1.8,
+    chat: bool = False,
     progress: Shown = None,
     started: float | None = None,
 ) -> Run:
     """The two-minute tour: generates stories, trains a model on them and writes a report.
 
-    `out`: the folder for the stories and the run. `minutes`: time limit. `progress` and `started`:
-    as in `train`.
+    `out`: the folder for the stories and the run. `minutes`: time limit. `chat`: about three
+    minutes more, in which the model learns to answer questions about stories; returns the chat
+    model's run.
+    `progress` and `started`: as in `train`.
     """
     started = time.monotonic() if started is None else started
+    from lmsmith.demo import CHAT_MODEL
     from lmsmith.demo import demo as tour
 
     with showing(progress) as console:
-        folder, summary = tour(Path(out), minutes, console=console, started=started)
+        settings = CHAT_MODEL if chat else {}
+        folder, summary = tour(
+            Path(out), minutes, console=console, started=started, settings=settings
+        )
+        run = _ended(folder, summary)
+        if not chat:
+            return run
+        from lmsmith.demo_chat import climb
+
+        folder, summary, _ = climb(folder, Path(out), console=console)
         return _ended(folder, summary)
 
 

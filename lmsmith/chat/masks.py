@@ -31,10 +31,13 @@ Part = tuple[str, bool, bool]  # text, special token or not, learned or not
 
 @dataclass(frozen=True)
 class Masked:
-    """The ids of a conversation (n,), and which of them are learned (n,)."""
+    """The ids of a conversation (n,), and which of them are learned (n,). `left_out`: the roles
+    whose messages the template does not write.
+    """
 
     ids: npt.NDArray[Any]
     learned: npt.NDArray[np.bool_]
+    left_out: tuple[str, ...] = ()
 
 
 def masked(conversation: Conversation, template: ChatTemplate, tokenizer: Tokenizer) -> Masked:
@@ -59,7 +62,9 @@ def masked(conversation: Conversation, template: ChatTemplate, tokenizer: Tokeni
             "assistant's text empty for this template or this tokenizer?"
         )
     end = int(positions[-1]) + 1
-    return Masked(every[:end], learned[:end])
+    text = "".join(part[0] for part in parts)
+    left_out = {one["role"] for one in conversation.messages if one["content"].strip() not in text}
+    return Masked(every[:end], learned[:end], tuple(sorted(left_out)))
 
 
 def prompt_ids(

@@ -17,6 +17,7 @@ learned is left, it is dropped. Both are counted in the notes.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,12 +140,22 @@ def own_speaker(folder: Path) -> Speaker:
     """The tokenizer and the template that a model was tuned or imported with. Raises UsageError if
     it has none.
     """
-    defaults = load_defaults(model_folder(folder))
-    if not defaults or "default" not in defaults.chat_templates:
+    speaker = speaker_if_any(folder)
+    if speaker is None:
         raise UsageError(
             f"{folder} has no chat template: it was not tuned on conversations. `lmsmith tune "
             f"{folder} CHATS.jsonl` does that; `lmsmith generate` continues a text."
         )
+    return speaker
+
+
+def speaker_if_any(folder: Path) -> Speaker | None:
+    """As `own_speaker`; None if the model has no chat template."""
+    if folder.is_file():  # GGUF
+        return None
+    defaults = load_defaults(model_folder(folder))
+    if not defaults or "default" not in defaults.chat_templates:
+        return None
     return speaker_of(model_folder(folder))
 
 
@@ -195,47 +206,58 @@ def _conversations(config: RunConfig, speaker: Speaker, folder: Path) -> Corpus:
 def prepare(data: DataConfig, context_length: int, speaker: Speaker, folder: Path) -> Corpus:
     """Reads, masks and writes the conversations of a run. Raises DataError, StorageError."""
     train, validation, notes = _split(data)
-    sides, n_bytes, n_unknown, n_unknown_bytes = [], 0, 0, 0
+    sides = []
     for name, some in (("training", train), ("validation", validation)):
-        found, more = _masked(some, context_length, speaker, name, skip_bad=data.skip_bad)
+        found, more = masked_to_fit(some, context_length, speaker, name, skip_bad=data.skip_bad)
         notes += more
         sides.append(found)
     tokenizer = speaker.tokenizer
-    control = np.array(sorted(special_tokens(tokenizer).values()))
-    for each, conversation in sides[1]:
-        said = each.ids[each.learned]
-        n_bytes += len(tokenizer.decode_bytes(said[~np.isin(said, control)]))
-        for message in conversation.messages:
-            if message["role"] == "assistant":
-                n_unknown += tokenizer.count_unknown(message["content"])
-                n_unknown_bytes += tokenizer.unknown_bytes(message["content"])
-    dtype = ids_dtype(tokenizer.vocab_size)
-    joined = [
-        Conversations.join([(each.ids, each.learned) for each, _ in found], dtype)
-        for found in sides
-    ]
-    share = joined[0].n_learned / len(joined[0])
+    n_bytes, n_unknown, n_unknown_bytes = n_learned_bytes(sides[1], tokenizer)
+    both = [joined(found, tokenizer) for found in sides]
+    share = both[0].n_learned / len(both[0])
     notes.append(
-        f"{plural(joined[0].n, 'conversation')} for training, {joined[1].n:,} held out; the loss "
+        f"{plural(both[0].n, 'conversation')} for training, {both[1].n:,} held out; the loss "
         f"counts {share:.0%} of the tokens: the assistant's"
     )
     if n_unknown:
         notes.append(f"{n_unknown:,} parts of the held-out answers are unknown to the tokenizer")
     counts = Counts(
-        n_train_tokens=len(joined[0]),
-        n_val_tokens=joined[1].n_learned,
+        n_train_tokens=len(both[0]),
+        n_val_tokens=both[1].n_learned,
         n_val_bytes=max(1, n_bytes + n_unknown_bytes),
         n_val_unknown=n_unknown,
         n_val_unknown_bytes=n_unknown_bytes,
         notes=tuple(notes),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    for side, name in zip(joined, ("train", "val"), strict=True):
+    for side, name in zip(both, ("train", "val"), strict=True):
         side.save(folder, name, tokenizer.vocab_size)
     save_tokenizer(tokenizer, folder)
     write_json(folder / "corpus.json", asdict(counts))
     write_json(folder / FILE_NAME, {"format": FORMAT})
-    return Corpus(joined[0], joined[1], tokenizer, counts)
+    return Corpus(both[0], both[1], tokenizer, counts)
+
+
+def joined(found: Sequence[tuple[Masked, Conversation]], tokenizer: Tokenizer) -> Conversations:
+    """Masked conversations one after another."""
+    dtype = ids_dtype(tokenizer.vocab_size)
+    return Conversations.join([(each.ids, each.learned) for each, _ in found], dtype)
+
+
+def n_learned_bytes(
+    found: Sequence[tuple[Masked, Conversation]], tokenizer: Tokenizer
+) -> tuple[int, int, int]:
+    """Bytes of the learned tokens' text; unknown units in the answers, and their bytes."""
+    control = np.array(sorted(special_tokens(tokenizer).values()))
+    n_bytes = n_unknown = n_unknown_bytes = 0
+    for each, conversation in found:
+        said = each.ids[each.learned]
+        n_bytes += len(tokenizer.decode_bytes(said[~np.isin(said, control)]))
+        for message in conversation.messages:
+            if message["role"] == "assistant":
+                n_unknown += tokenizer.count_unknown(message["content"])
+                n_unknown_bytes += tokenizer.unknown_bytes(message["content"])
+    return n_bytes, n_unknown, n_unknown_bytes
 
 
 def _split(data: DataConfig) -> tuple[list[Conversation], list[Conversation], list[str]]:
@@ -266,7 +288,7 @@ def _split(data: DataConfig) -> tuple[list[Conversation], list[Conversation], li
     return train, [each for each in every if each.digest in chosen], notes
 
 
-def _masked(
+def masked_to_fit(
     some: Iterable[Conversation],
     context_length: int,
     speaker: Speaker,
@@ -277,6 +299,7 @@ def _masked(
     """The ids of conversations, cut to the context, and notes."""
     found: list[tuple[Masked, Conversation]] = []
     n_cut = n_dropped = n_refused = 0
+    left_out = Counter[str]()
     first = ""
     for conversation in some:
         try:
@@ -288,6 +311,7 @@ def _masked(
                 ) from error
             n_refused, first = n_refused + 1, first or str(error)
             continue
+        left_out.update(each.left_out)
         if len(each.ids) > context_length + 1:
             n_cut += 1
             each = Masked(each.ids[: context_length + 1], each.learned[: context_length + 1])
@@ -296,6 +320,11 @@ def _masked(
             continue
         found.append((each, conversation))
     notes = [f"{plural(n_refused, 'bad item')} skipped: {first}"] if n_refused else []
+    notes += [
+        f"the chat template leaves out messages of the role {role} in "
+        f"{plural(n, f'{side} conversation')}"
+        for role, n in sorted(left_out.items())
+    ]
     if n_cut:
         notes.append(
             f"{plural(n_cut, f'{side} conversation')} longer than the context: cut after "

@@ -40,6 +40,7 @@ class Chat:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 500
     seed: int = 1
+    stop: Sequence[str] = ()  # an answer ends before the first of these texts
     forgotten: int = 0  # messages that the latest prompt left out
     cut: bool = False  # whether the latest answer ended at `max_tokens` or at the context's end
     _index: int = 0  # of the sample, so that a second try differs
@@ -66,6 +67,7 @@ class Chat:
             sampling=self.sampling,
             seed=self.seed + len(self.messages),
             index=self._index,
+            stop=self.stop,
         )
         read: list[str] = []
         try:
@@ -141,8 +143,10 @@ def complete(
     sampling: Sampling,
     seed: int,
     index: int = 0,
+    stop: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yields the assistant's answer to messages, which must fit into the context.
+    """Yields the assistant's answer to messages, which must fit into the context. It ends before
+    the first of `stop`.
 
     Raises UsageError for messages that are not a conversation which the user or a tool continues,
     or that do not fit.
@@ -162,7 +166,14 @@ def complete(
             f"{writer.model.context_length:,}: leave out the oldest ones."
         )
     return reply(
-        writer, speaker, ids, max_tokens=max_tokens, sampling=sampling, seed=seed, index=index
+        writer,
+        speaker,
+        ids,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        seed=seed,
+        index=index,
+        stop=stop,
     )
 
 
@@ -175,6 +186,7 @@ def reply(
     sampling: Sampling,
     seed: int,
     index: int = 0,
+    stop: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yields the answer to a prompt in pieces. It ends at an end token, or where the context is
     full.
@@ -187,6 +199,7 @@ def reply(
         sampling=sampling,
         seed=seed,
         index=index,
+        stop=stop,
         ends=ends_of(writer, speaker),
     )
 

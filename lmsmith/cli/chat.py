@@ -16,7 +16,9 @@ from lmsmith.cli.grammar import (
     Verbs,
     add_files,
     add_flag,
+    add_penalties,
     add_settings,
+    add_stop,
     at_least_one,
     settings_given,
 )
@@ -125,6 +127,8 @@ def _add_chat(verbs: Verbs) -> None:
     chat.add_argument("--top-k", type=int, default=0, metavar="K", help="top-k; 0: all (0)")
     chat.add_argument("--top-p", type=float, default=1.0, metavar="P", help="top-p sampling (1)")
     chat.add_argument("--min-p", type=float, default=0.0, metavar="P", help="min-p sampling (0)")
+    add_penalties(chat)
+    add_stop(chat)
     chat.add_argument(
         "--seed", type=int, default=1, metavar="N", help="the same seed gives the same answers (1)"
     )
@@ -186,7 +190,15 @@ def _chat(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.chat.session import Chat
     from lmsmith.generate.sampling import Sampling
 
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
+    sampling = Sampling(
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.min_p,
+        options.repetition_penalty,
+        options.frequency_penalty,
+        options.presence_penalty,
+    )
     speaker = own_speaker(options.run)
     chat = Chat(
         api.load(options.run).writer,
@@ -194,9 +206,26 @@ def _chat(options: argparse.Namespace, console: Console, started: float) -> int:
         sampling=sampling,
         max_tokens=options.max_tokens,
         seed=options.seed,
+        stop=options.stop,
     )
     if options.system:
         chat.messages.append({"role": "system", "content": options.system})
+    return _converse(chat, console)
+
+
+def talk(run: Path, console: Console) -> int:
+    """A conversation with the demo's model, which answers best at temperature 0."""
+    from lmsmith.chat.prepare import own_speaker
+    from lmsmith.chat.session import Chat
+    from lmsmith.generate.sampling import Sampling
+
+    return _converse(
+        Chat(api.load(run).writer, own_speaker(run), sampling=Sampling(temperature=0)), console
+    )
+
+
+def _converse(chat: Chat, console: Console) -> int:
+    """Reads messages and prints answers until the user leaves."""
     asks = sys.stdin.isatty()
     if asks:
         import readline  # noqa: F401 - input() then edits lines and keeps a history

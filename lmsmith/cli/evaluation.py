@@ -30,7 +30,7 @@ def add(verbs: Verbs) -> None:
         _eval,
         "evaluate a model on a text (loss, perplexity, bits per byte) or on tasks",
         "lmsmith eval demo/run-1 --text demo/stories.jsonl",
-        usage="lmsmith eval RUN [--text FILE...] [--tasks NAMES] [OPTION]...",
+        usage="lmsmith eval RUN [--text|--chats FILE...] [--tasks NAMES] [OPTION]...",
     )
     evaluate.add_argument(
         "run", type=Path, metavar="RUN", help="folder that `lmsmith train` or `import` wrote"
@@ -40,6 +40,12 @@ def add(verbs: Verbs) -> None:
         nargs="+",
         metavar="FILE",
         help="text files to evaluate on (the run's validation text)",
+    )
+    evaluate.add_argument(
+        "--chats",
+        nargs="+",
+        metavar="FILE",
+        help="conversations instead of a text: loss on the assistant's tokens",
     )
     evaluate.add_argument(
         "--stride",
@@ -97,9 +103,13 @@ def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
             f"--{next(iter(settings_given(options)))} applies to --text, and there is no --text: "
             f"add --text FILE."
         )
+    for name in ("text", "stride", "per_document"):
+        if options.chats and getattr(options, name):
+            raise UsageError(f"--{name.replace('_', '-')} does not go together with --chats.")
     if options.no_bos and not options.text:
         raise UsageError("--no-bos applies to --text, and there is no --text: add --text FILE.")
     asked: dict[str, Any] = {
+        "chats": options.chats,
         "text": options.text,
         "stride": options.stride,
         "bos": not options.no_bos,

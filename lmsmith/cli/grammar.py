@@ -471,3 +471,31 @@ def settings_given(options: argparse.Namespace) -> dict[str, Any]:
 
 def _sentence(meaning: str) -> str:
     return meaning[0].upper() + meaning[1:] + "."
+
+
+def add_penalties(verb: argparse.ArgumentParser) -> None:
+    """The options that make tokens less likely which the text already has."""
+    for name, what in (
+        ("repetition", "divides logits of tokens that the prompt or the text has; 1: none"),
+        ("frequency", "subtracted from a token's logit for each time it was generated"),
+        ("presence", "subtracted from the logit of every token that was generated"),
+    ):
+        default = 1.0 if name == "repetition" else 0.0
+        verb.add_argument(
+            f"--{name}-penalty",
+            type=float,
+            default=default,
+            metavar="X",
+            help=f"{what} ({default:g})",
+        )
+
+
+def add_stop(verb: argparse.ArgumentParser) -> None:
+    """The option that ends a text."""
+    verb.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="stop sequence: the output ends before this text; can be repeated",
+    )

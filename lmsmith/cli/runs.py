@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,11 @@ def _add_demo(verbs: Verbs) -> None:
     )
     demo.add_argument(
         "--minutes", type=float, default=1.8, metavar="M", help="time limit in minutes (1.8)"
+    )
+    demo.add_argument(
+        "--chat",
+        action="store_true",
+        help="three minutes more: tune the model on conversations about stories, and talk to it",
     )
 
 
@@ -204,12 +210,25 @@ def _resume(options: argparse.Namespace, console: Console, started: float) -> in
 
 
 def _demo(options: argparse.Namespace, console: Console, started: float) -> int:
-    return _making(
-        lambda: api.demo(
-            out=options.out, minutes=options.minutes, progress=console, started=started
-        ),
-        console,
-    )
+    made: list[Path] = []
+
+    def make() -> api.Run:
+        run = api.demo(
+            out=options.out,
+            minutes=options.minutes,
+            chat=options.chat,
+            progress=console,
+            started=started,
+        )
+        made.append(run.path)
+        return run
+
+    status = _making(make, console, "chat" if options.chat else "generate")
+    if options.chat and made and sys.stdin.isatty() and sys.stdout.isatty():
+        from lmsmith.cli.chat import talk
+
+        return talk(made[0], console)
+    return status
 
 
 def _making(make: Callable[[], api.Run], console: Console, next_verb: str = "generate") -> int:

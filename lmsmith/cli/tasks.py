@@ -19,7 +19,8 @@ def add_task_options(verb: argparse.ArgumentParser, what: str) -> None:
         "--tasks",
         metavar="NAMES",
         help=f"{what}: hellaswag, arc_easy, arc_challenge, piqa, winogrande, lambada, mmlu, gsm8k, "
-        "core, story_character, story_object",
+        "core, story_character, story_object; "
+        "for chat models: story_questions, little_stories, arithmetic, gsm8k_chat",
     )
     verb.add_argument(
         "--limit", type=at_least_one, metavar="N", help="only the first N items of each task"
@@ -67,6 +68,8 @@ def check_for_text(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Runs the tasks and prints their table, or one JSON object."""
+    if options.chats:
+        raise UsageError("--chats and --tasks do not go together: name one of them.")
     for name in ("text", "stride", "per_document"):
         if getattr(options, name):
             raise UsageError(

@@ -16,7 +16,7 @@ from lmsmith import api
 from lmsmith.cli import evaluation
 from lmsmith.cli.console import problem
 from lmsmith.cli.evaluation import add_no_bos
-from lmsmith.cli.grammar import Verbs, at_least_one
+from lmsmith.cli.grammar import Verbs, add_penalties, add_stop, at_least_one
 from lmsmith.errors import DataError, UsageError
 from lmsmith.train.stop import Stopped
 
@@ -94,19 +94,7 @@ def _add_sampling(generate: argparse.ArgumentParser) -> None:
         help="min-p sampling: only tokens with at least P times the probability of the most likely "
         "one; 0: all (0)",
     )
-    for name, what in (
-        ("repetition", "divides logits of tokens that the prompt or the text has; 1: none"),
-        ("frequency", "subtracted from a token's logit for each time it was generated"),
-        ("presence", "subtracted from the logit of every token that was generated"),
-    ):
-        default = 1.0 if name == "repetition" else 0.0
-        generate.add_argument(
-            f"--{name}-penalty",
-            type=float,
-            default=default,
-            metavar="X",
-            help=f"{what} ({default:g})",
-        )
+    add_penalties(generate)
     generate.add_argument(
         "--seed",
         type=int,
@@ -120,13 +108,7 @@ def _add_sampling(generate: argparse.ArgumentParser) -> None:
         help="read special tokens in the prompt, such as <|im_start|>, as control tokens, as chat "
         "models expect; without this option they are plain text",
     )
-    generate.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="stop sequence: the output ends before this text; can be repeated",
-    )
+    add_stop(generate)
 
 
 def _add_decoding(generate: argparse.ArgumentParser) -> None:

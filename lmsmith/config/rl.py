@@ -15,6 +15,7 @@ RL_TASKS: Registry[Any] = Registry(
     {
         "arithmetic": f"{_HERE}.tasks:ARITHMETIC",
         "story": f"{_HERE}.tasks:STORY",
+        "little_stories": f"{_HERE}.tasks:LITTLE_STORIES",
         "story_sums": f"{_HERE}.tasks:STORY_SUMS",
         "gsm8k": f"{_HERE}.tasks:GSM8K",
     },

@@ -81,6 +81,7 @@ class Score:
     n_impossible: int = 0  # tokens with probability zero
     n_invalid: int = 0  # bytes that are not valid UTF-8
     left_out: bool = False  # the tokenizer skips unknown units
+    notes: tuple[str, ...] = ()  # sentences about the files that were read
 
     @property
     def nats_per_token(self) -> float:

@@ -24,6 +24,7 @@ from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.report.charts import N_COLOURS
 from lmsmith.report.figures import bits_per_byte, curves
+from lmsmith.report.ladder import ladder
 from lmsmith.report.page import duration, figure, page, short, table, text
 from lmsmith.report.reading import Run, column, is_number, prompt_of, read_runs
 from lmsmith.train.ended import cut_short, too_few_steps_note
@@ -76,6 +77,7 @@ def _one(run: Run) -> tuple[str, list[str]]:
         _tiles(run),
         curves([run]),
         bits_per_byte([run], [_bits(run)]),
+        ladder(run.folder),
         _samples(run),
         _facts(run),
         _headed("Settings", _settings(run, "config.toml")),

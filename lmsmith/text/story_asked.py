@@ -1,7 +1,7 @@
 """What can be asked about each plot, with the answers: the ground truth of the grammar.
 
 A line is `KIND PARAGRAPH: question = answer`. Slots are those of `lmsmith.text.grammar`. The part
-of an answer between asterisks is also correct alone. PARAGRAPH counts from 0, the opening; a
+of an answer between asterisks is also correct alone. PARAGRAPH counts from 0, the opening. A
 passage must include this paragraph to be asked about. `2!`: it must also end there, because the
 rest of the story may change the answer ("now").
 """
@@ -22,7 +22,6 @@ share
     what 1: What did {hero} want to eat? = {hero} had *{shade.a} {thing}*.
     where 1: Where did {hero} go? = {hero} went to *{place}*.
 stuck
-    who 1: Who had {shade.a} {thing}? = It was *{hero}*.
     who 3: Who came to help {hero}? = It was *{pal}*.
     what 1: What got stuck? = It was *{shade.a} {thing}*.
     what 4: What did {pal} bring? = {pal} came back with *{tool.a}*.
@@ -47,7 +46,6 @@ rescue
     where 1!: Where is the {patient} now? = It is *{spot}*.
     where 2!: Where is the {patient} now? = It is *in the {shade} {thing}*.
 wish
-    who 1: Who saw {shade.a} {thing}? = It was *{hero}*.
     who 2: Who knew a way to earn it? = It was *{pal}*.
     what 1: What did {hero} see? = {hero} saw *{shade.a} {thing}*.
     what 1: How much was the {thing}? = It was *{price} coins*.
@@ -60,7 +58,6 @@ build
     what 1: What did they build? = They built *{shade.a} {thing}*.
     where 1: Where did they build the {shade} {thing}? = They built it *{place.at}*.
 learn
-    who 1: Who got {shade.a} {thing}? = It was *{hero}*.
     who 2: Who said that it was hard at first? = It was *{pal}*.
     what 1: What did {hero} get? = {hero} got *{shade.a} {thing}*.
     what 3: How many mistakes did {hero} make on {weekday}? = It was *{times}*.
@@ -114,7 +111,6 @@ swap
     where 1: Where were they? = They were *{place.at}*.
 bake
     who 1: Who helped {hero} to bake? = It was *{pal}*.
-    who 2: Who gave {hero} some {item}? = It was *{title2} {surname2}*.
     what 1: What did they want to make? = They wanted to make *{shade.a} {thing}*.
     what 1: What was missing? = They had no *{item}*.
 """

@@ -4,7 +4,8 @@
     write_pairs(Path("pairs.jsonl"), n=1000, seed=1)
 
 A conversation is about one passage, with up to four questions of the kinds of `story_questions`, or
-about sums. It is a function of (seed, index). None is about a held-out story.
+about sums. It is a function of (seed, index). Conversations and pairs for training are never about
+a held-out story.
 """
 
 from __future__ import annotations
@@ -34,19 +35,20 @@ ABOUT = ("who", "what", "where")
 
 
 def conversation(
-    seed: int, index: int, shares: Mapping[str, float] = SHARES
+    seed: int, index: int, shares: Mapping[str, float] = SHARES, *, held_out: bool = False
 ) -> list[dict[str, str]]:
     """The messages of conversation number `index`.
 
     `shares`: relative numbers of conversations by kind, of "story" and of
     `lmsmith.text.story_questions.KINDS`.
     """
-    random = Random(f"conversation {seed} {index}")
+    random = Random(f"conversation {seed} {index} {held_out}")
     (kind,) = random.choices(list(shares), list(shares.values()))
     if kind == "story":
-        return _about_a_story(random)
+        return _about_a_story(random, held_out)
     n = 1 if kind not in ("sum", "arithmetic") else random.randint(1, MOST_TURNS)
-    every = [question(kind, seed, index * MOST_TURNS + k) for k in range(n)]
+    numbers = range(index * MOST_TURNS, index * MOST_TURNS + n)
+    every = [question(kind, seed, number, held_out=held_out) for number in numbers]
     return [message for one in every for message in one.solved]
 
 
@@ -61,13 +63,19 @@ def pair(kind: str, seed: int, index: int) -> dict[str, Any]:
 
 
 def write_conversations(
-    path: Path, n: int, seed: int, shares: Mapping[str, float] = SHARES
+    path: Path,
+    n: int,
+    seed: int,
+    shares: Mapping[str, float] = SHARES,
+    *,
+    held_out: bool = False,
 ) -> None:
     """Writes conversations 0 to n - 1 of a seed, one JSON object a line: `{"messages": [...]}`.
 
     Raises StorageError.
     """
-    rows = (to_json({"messages": conversation(seed, index, shares)}) for index in range(n))
+    every = (conversation(seed, index, shares, held_out=held_out) for index in range(n))
+    rows = (to_json({"messages": messages}) for messages in every)
     atomic.write(path, "".join(row + "\n" for row in rows))
 
 
@@ -79,16 +87,15 @@ def write_pairs(path: Path, n: int, seed: int, kinds: tuple[str, ...] = KINDS) -
     atomic.write(path, "".join(row + "\n" for row in rows))
 
 
-def _about_a_story(random: Random) -> list[dict[str, str]]:
-    """One to four questions about a passage of a story that is not held out."""
+def _about_a_story(random: Random, held_out: bool) -> list[dict[str, str]]:
+    """One to four questions about a passage of a story on this side."""
     while True:
         told = trace(random)
-        if is_held_out(told.text):
+        if is_held_out(told.text) != held_out:
             continue
         passage = random.choice(passages(told))
-        every = [one for kind in ABOUT for one in about_passage(passage, kind, random)]
+        every = about_passage(passage, ABOUT, random, most=MOST_TURNS)
         if not every:
             continue
-        random.shuffle(every)
         first: Question = with_passage(every[0], passage)
-        return [message for one in [first, *every[1:MOST_TURNS]] for message in one.solved]
+        return [message for one in [first, *every[1:]] for message in one.solved]

@@ -45,8 +45,10 @@ from lmsmith.text.story_trace import Told, trace
 
 STORY_KINDS = ("who", "what", "where", "continue")
 KINDS = (*STORY_KINDS, "sum", "arithmetic")
-MOST_BYTES = 560
-"""Of a passage: with a vocabulary of 2,048 about 150 tokens, so that questions fit beside it."""
+MOST_BYTES = 400
+"""Of a passage: with a vocabulary of 2,048 about 110 tokens. Short passages have more questions per
+token, and a small model learns from the answers only.
+"""
 HELD_OUT = 8  # one of so many stories
 NEXT = ("What happens next?", "Continue the story.", "And then?")
 
@@ -57,7 +59,8 @@ class Question:
 
     `short`: the point of the answer, also correct alone ("Lily" of "It was Lily."); `wrong`: an
     answer that is wrong but has the same form; `chance`: probability that a guess is right, by
-    somebody who knows the tables of words and the people of the passage but does not read it.
+    somebody who knows the tables of words and the people of the passage but does not read it;
+    `accepted`: other right answers, where they are a list.
     """
 
     kind: str
@@ -67,6 +70,7 @@ class Question:
     wrong: str
     chance: float
     passage: str = ""
+    accepted: tuple[str, ...] = ()
 
     @property
     def solved(self) -> list[dict[str, str]]:
@@ -94,9 +98,9 @@ def correct(asked: Question, text: str) -> bool:
     """Whether a text is the answer, or its point; case, spaces at the ends and the full stop do not
     count. For `continue`: whether a story can begin with the passage and this sentence.
     """
-    if asked.kind == "continue":
+    if asked.kind == "continue" and not asked.accepted:
         return _continues(asked.passage, text)
-    return plain(text) in (plain(asked.answer), plain(asked.short))
+    return plain(text) in map(plain, (asked.answer, asked.short, *asked.accepted))
 
 
 def plain(text: str) -> str:
@@ -153,21 +157,28 @@ def passages(told: Told) -> list[Passage]:
     ]
 
 
-def about_passage(passage: Passage, kind: str, random: Random) -> list[Question]:
-    """All questions of a kind that the passage answers, without the passage in the message."""
+def about_passage(
+    passage: Passage, kinds: Sequence[str], random: Random, most: int | None = None
+) -> list[Question]:
+    """Questions of some kinds that the passage answers, in random order, without the passage in the
+    message: all, or at most `most`.
+    """
     told = passage.told
-    found = []
     people = sorted(v for v in passage.named(passage.last) if _is_person(told.values, v))
-    for line in asked_lines()[told.plot]:
-        through = line.paragraph
-        if line.kind != kind or not passage.first <= through <= passage.last:
-            continue
-        if line.ends and through != passage.last:
-            continue
-        if kind == "who" and len(people) < 2:
-            continue
-        named = passage.named(through)
-        if all(variable in named for variable in line.variables):
+    lines = [
+        line
+        for line in asked_lines()[told.plot]
+        if line.kind in kinds
+        and passage.first <= line.paragraph <= passage.last
+        and (not line.ends or line.paragraph == passage.last)
+        and (line.kind != "who" or len(people) > 1)
+    ]
+    random.shuffle(lines)
+    found: list[Question] = []
+    for line in lines:
+        if len(found) == most:
+            break
+        if line.variables <= passage.named(line.paragraph):
             found.append(_filled(line, told, people, random))
     return found
 
@@ -177,8 +188,8 @@ def _about(told: Told, kind: str, random: Random) -> Question | None:
     if kind == "continue":
         return _continue(told, random)
     passage = random.choice(passages(told))
-    found = about_passage(passage, kind, random)
-    return with_passage(random.choice(found), passage) if found else None
+    found = about_passage(passage, (kind,), random, most=1)
+    return with_passage(found[0], passage) if found else None
 
 
 def with_passage(asked: Question, passage: Passage) -> Question:
@@ -216,10 +227,7 @@ class Line:
     point: str
     behind: str
 
-    @property
-    def variables(self) -> set[str]:
-        every = self.question + self.before + self.point + self.behind
-        return {name.lower() for name, _ in SLOT.findall(every)}
+    variables: frozenset[str]
 
 
 @cache
@@ -236,7 +244,8 @@ def _line(text: str) -> Line:
     kind, number = head.split()
     asked, answer = rest.split(" = ")
     before, point, behind = answer.split("*")
-    return Line(kind, int(number.rstrip("!")), "!" in number, asked, before, point, behind)
+    names = frozenset(name.lower() for name, _ in SLOT.findall(rest))
+    return Line(kind, int(number.rstrip("!")), "!" in number, asked, before, point, behind, names)
 
 
 def _filled(line: Line, told: Told, people: Sequence[str], random: Random) -> Question:

@@ -65,6 +65,8 @@ def _bare(random: Random) -> Sum:
 
 def _count(n: int, thing: str) -> str:
     plural = thing[:-1] + "ies" if thing.endswith("y") else thing + "s"
+    if thing.endswith(("o", "ch")):
+        plural = thing + "es"
     return f"{n} {thing if n == 1 else plural}"
 
 

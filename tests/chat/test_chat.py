@@ -107,6 +107,12 @@ def test_the_api_answers_like_the_engine_with_the_templates_prompt(tuned: Path) 
             drawn.pop()
             break
     assert found == bytes(drawn).decode("utf-8", "replace")
+    stop = found[-2:]
+    stopped = lm.chat(messages, temperature=0, max_tokens=12, stop=stop)
+    assert stopped == found[: found.index(stop)]
+    ids_drawn = set(drawn)
+    other = lm.chat(messages, temperature=0, max_tokens=12, banned=ids_drawn)
+    assert other != found
     for bad, message in (
         ([{"role": "assistant", "content": "a"}], "not a conversation"),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "the last"),

@@ -17,6 +17,7 @@ import pytest
 import torch
 from chats import MACHINE, QUIET, SHORT, make_base, write_chats
 
+import lmsmith
 from lmsmith.chat.prepare import gather, own_speaker, prepare, speaker_of, with_rows
 from lmsmith.chat.sft import masks, tune
 from lmsmith.checkpoint import load_model
@@ -292,6 +293,40 @@ def test_long_conversations_are_cut_and_counted(place: Path) -> None:
     ), corpus.counts.notes
     assert np.diff(corpus.train.starts).max() == 65
     assert corpus.train.n == 3
+
+
+def test_a_template_that_leaves_out_a_role_is_counted(place: Path) -> None:
+    path = place / "roles.jsonl"
+    turns = [{"role": role, "content": role[:1] * 3} for role in ("system", "user", "assistant")]
+    rows = [turns, turns[1:], [*turns[1:], {"role": "tool", "content": "xyz"}, turns[2]]]
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    source = (
+        "{% for m in messages %}{% if m.role in ('user', 'assistant') %}{{ m.role }}: "
+        "{{ m.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    (place / "drops.jinja").write_text(source)
+    speaker = speaker_of(place / "base" / "model", str(place / "drops.jinja"), 256)
+    data = DataConfig(sources=(str(path),), validation=(str(place / "held.jsonl"),))
+    write_chats(place / "held.jsonl", 3)
+    notes = prepare(data, 64, speaker, place / "prepared-drops").counts.notes
+    said = "the chat template leaves out messages of the role {} in 1 training conversation"
+    assert {said.format("system"), said.format("tool")} <= set(notes)
+
+
+def test_eval_of_conversations_is_the_validation_loss(place: Path, tuned: Path) -> None:
+    """The files that a run holds out, scored on their own, have its validation loss."""
+    write_chats(place / "others.jsonl", 7, seed=5)
+    changes = SHORT | {"data.validation": [str(place / "others.jsonl")]}
+    folder, summary = tune(
+        place / "base", [str(place / "chats.jsonl")], changes, out=place / "held", console=QUIET
+    )
+    found = lmsmith.evaluate(folder, chats=place / "others.jsonl")
+    assert found.nats_per_token == pytest.approx(summary["best_val_loss"], rel=1e-6)
+    assert found.as_dict() == lmsmith.evaluate(folder).as_dict()
+    with pytest.raises(UsageError, match="has no chat template"):
+        lmsmith.evaluate(place / "base", chats=place / "others.jsonl")
+    with pytest.raises(UsageError, match="chats and stride do not go together"):
+        lmsmith.evaluate(folder, chats=place / "others.jsonl", stride=3)
 
 
 def test_mistakes_are_errors_and_leave_nothing(place: Path) -> None:

@@ -2,6 +2,7 @@
 
     arithmetic   the sum of two numbers of two digits: "What is 12 + 34?" -> "46"
     story        a passage of a generated story; who did something, what was it, where is it now?
+    little_stories   the same about two or three sentences, what comes next, told sums
     story_sums   Lily had 4 apples and got 3 more: how many does she have now?
     gsm8k        word problems from a local file (Cobbe et al. 2021)
 
@@ -11,7 +12,7 @@ and training never does. Of a file, every tenth problem is held out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from lmsmith.chat.rl.task import Problem, RLTask
 from lmsmith.errors import DataError
 from lmsmith.evaluate.tasks.files import files_of, read_rows, to_item
 from lmsmith.evaluate.tasks.gsm8k import GSM8K as GSM8K_ITEMS
-from lmsmith.text.story_questions import question
+from lmsmith.text.little_questions import KINDS as LITTLE_KINDS
+from lmsmith.text.little_questions import little_question
+from lmsmith.text.story_questions import Question, question
 
 HELD_OUT = 10  # one of so many problems of a file
 
@@ -31,13 +34,20 @@ class Questions(RLTask):
 
     rewards = ("asked",)
 
-    def __init__(self, name: str, what: str, kinds: tuple[str, ...], max_tokens: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        what: str,
+        kinds: tuple[str, ...],
+        max_tokens: int,
+        draw: Callable[..., Question] = question,
+    ) -> None:
         self.name, self.what, self.max_tokens = name, what, max_tokens
-        self.kinds = kinds
+        self.kinds, self.draw = kinds, draw
 
     def problem(self, seed: int, index: int, *, held_out: bool = False) -> Problem:
         number, kind = divmod(index, len(self.kinds))
-        found = question(self.kinds[kind], seed, number, held_out=held_out)
+        found = self.draw(self.kinds[kind], seed, number, held_out=held_out)
         return Problem(found.messages, found.answer, about=found)
 
 
@@ -90,5 +100,9 @@ def _order(seed: int, epoch: int, n: int) -> np.ndarray:
 
 ARITHMETIC = Questions("arithmetic", "sums of two numbers of two digits", ("arithmetic",), 8)
 STORY = Questions("story", "questions about generated stories", ("who", "what", "where"), 32)
+LITTLE_STORIES = Questions(
+    "little_stories", "questions about stories of two or three sentences", LITTLE_KINDS, 24,
+    little_question,
+)  # fmt: skip
 STORY_SUMS = Questions("story_sums", "sums told as stories", ("sum",), 16)
 GSM8K = Gsm8k()

@@ -8,6 +8,7 @@ Forms: the original test.jsonl and the Hub's Parquet (`question`, `answer`), or 
 """
 
 import re
+from typing import ClassVar
 
 from lmsmith.evaluate.tasks.task import GenerateTask, Grade, Item, Row
 
@@ -19,7 +20,7 @@ class Gsm8k(GenerateTask):
     name = corpus = "gsm8k"
     what = "word problems, solved in writing"
     files = ("gsm8k.jsonl", "gsm8k/**/test*.jsonl", "gsm8k/**/test*.parquet", "test.jsonl")
-    stop = ("Question:", "</s>", "<|im_end|>")
+    stop: ClassVar[tuple[str, ...]] = ("Question:", "</s>", "<|im_end|>")
 
     def item(self, row: Row) -> Item:
         if "context" in row:

@@ -17,8 +17,12 @@ TASKS: Registry[Task] = Registry(
         "lambada": f"{_HERE}.lambada:LAMBADA",
         "mmlu": f"{_HERE}.mmlu:MMLU",
         "gsm8k": f"{_HERE}.gsm8k:GSM8K",
+        "gsm8k_chat": f"{_HERE}.chats:GSM8K_CHAT",
         "core": f"{_HERE}.core:CORE",
         "story_character": f"{_HERE}.stories:CHARACTER",
         "story_object": f"{_HERE}.stories:OBJECT",
+        "story_questions": f"{_HERE}.chats:STORY_QUESTIONS",
+        "little_stories": f"{_HERE}.chats:LITTLE_STORIES",
+        "arithmetic": f"{_HERE}.chats:ARITHMETIC",
     },
 )

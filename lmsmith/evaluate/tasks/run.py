@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from lmsmith.evaluate.tasks.likelihoods import log_likelihoods, n_cut
 from lmsmith.evaluate.tasks.registry import TASKS
 from lmsmith.evaluate.tasks.suite import Part, Suite
 from lmsmith.evaluate.tasks.task import (
+    ChatTask,
     ChoiceTask,
     GenerateTask,
     Graded,
@@ -43,6 +44,10 @@ SEED = 1234
 
 Write = Callable[[Sequence[Sequence[int]], int, Sequence[str]], list[str]]
 """Prompts as ids, the most tokens of a text, and stop strings, to greedy continuations."""
+Reply = Callable[[Sequence[Sequence[Mapping[str, str]]], int], list[tuple[str, int]]]
+"""Conversations and the most tokens of an answer, to greedy answers, each with the number of prompt
+tokens that did not fit into the context.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Subject:
     begin: int | None
     """The id before each text."""
     write: Write
+    reply: Reply | None = None
+    """None: the model has no chat template."""
 
 
 def task_named(name: str) -> Task | Suite:
@@ -183,21 +190,38 @@ def _run(
     prefixes = _prefixes(task, rows, items, examples, shots, seed)
     encoder = PairEncoder(subject.tokenizer, subject.begin)
     places = [placed.where for placed in rows[:count]]
-    if isinstance(task, GenerateTask):
+    if isinstance(task, ChatTask) and subject.reply is not None:
+        turns = [_turns(task, rows, index, shots, seed) for index in range(count)]
+        graded = _reply(subject.reply, task, items, turns, places)
+    elif isinstance(task, GenerateTask):
         graded = _generate(subject, task, encoder, items, prefixes, places)
     else:
         assert isinstance(task, ChoiceTask | LastWordTask)
         graded = _score(subject, task, encoder, items, prefixes, places)
-    chance = sum(1 / item.n_choices for item in items) / count
     return TaskResult(
         task.name,
         shots,
         task.summary([one.grade for one in graded]),
-        chance if task.chance is None else task.chance,
+        _chance(task, items),
         tuple(graded),
         task.ceiling_of(items),
         _groups(task, graded),
     )
+
+
+def _chance(task: Task, items: Sequence[Item]) -> float:
+    """The accuracy of the best guesses: the items', the task's, or 1 / choices."""
+    if task.chance is not None and all(item.chance is None for item in items):
+        return task.chance
+    return sum(1 / i.n_choices if i.chance is None else i.chance for i in items) / len(items)
+
+
+def _chosen(
+    task: Task, rows: Sequence[Placed], index: int, shots: int, seed: int
+) -> Sequence[Item]:
+    """The few-shot examples of item `index`."""
+    others = [other for other in range(len(rows)) if other != index] if shots else []
+    return [to_item(task, rows[n]) for n in random.Random(seed + index).sample(others, shots)]
 
 
 def _prefixes(
@@ -239,6 +263,17 @@ def _prefixes(
         solved = [to_item(task, source[other]).solved for other in chosen]
         prefixes.append(item.intro + "".join(example + task.separator for example in solved))
     return prefixes
+
+
+def _turns(
+    task: ChatTask, rows: Sequence[Placed], index: int, shots: int, seed: int
+) -> list[Mapping[str, str]]:
+    """The solved examples as earlier turns of a conversation."""
+    return [
+        turn
+        for item in _chosen(task, rows, index, shots, seed)
+        for turn in (*item.messages, {"role": "assistant", "content": item.endings[0].strip()})
+    ]
 
 
 def _score(
@@ -295,6 +330,21 @@ def _generate(
     ]
 
 
+def _reply(
+    reply: Reply,
+    task: ChatTask,
+    items: Sequence[Item],
+    turns: Sequence[Sequence[Mapping[str, str]]],
+    places: Sequence[str],
+) -> list[Graded]:
+    asked = [[*before, *item.messages] for before, item in zip(turns, items, strict=True)]
+    answers = reply(asked, task.max_tokens)
+    return [
+        Graded(n, item, task.grade_text(item, text), text=text, n_cut=cut, where=places[n])
+        for n, (item, (text, cut)) in enumerate(zip(items, answers, strict=True))
+    ]
+
+
 def _groups(task: Task, graded: Sequence[Graded]) -> dict[str, dict[str, float]]:
     """The metrics of each group of items, if the task has groups."""
     by_group: dict[str, list[Graded]] = {}
@@ -302,6 +352,14 @@ def _groups(task: Task, graded: Sequence[Graded]) -> dict[str, dict[str, float]]
         if one.item.group:
             by_group.setdefault(one.item.group, []).append(one)
     return {
-        name: {"n_items": len(some), **task.summary([one.grade for one in some])}
+        name: {
+            "n_items": len(some),
+            **task.summary([one.grade for one in some]),
+            **({"chance": _chance(task, [one.item for one in some])} if _has_chance(some) else {}),
+        }
         for name, some in sorted(by_group.items())
     }
+
+
+def _has_chance(some: Sequence[Graded]) -> bool:
+    return any(one.item.chance is not None for one in some)

@@ -6,11 +6,12 @@
         def item(self, row):
             return Item.choice(row["question"], row["answers"], row["right"])
 
-Three kinds of tasks differ in what the model does with an item:
+The kinds of tasks differ in what the model does with an item:
 
 ChoiceTask     the ending with the highest log-likelihood is the answer (Brown et al. 2020, GPT-3)
 LastWordTask   the ending must be what greedy decoding would write (LAMBADA)
 GenerateTask   the model writes a text, greedily, and the task reads the answer in it
+ChatTask       the same, as the assistant's answer to a conversation
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ class Item:
     """Of a task that generates: what the text must contain."""
     ceiling: float | None = None
     """The probability of the likeliest choice under the process that made the item, if known."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """Of a chat task: the conversation up to the user's last turn. `contexts` has it as text, for
+    models without a chat template.
+    """
+    chance: float | None = None
+    """The probability that the best guess is right, where it differs between items."""
+    asked: Any = None
+    """What the task needs to grade an answer, beside `answer`."""
 
     def __post_init__(self) -> None:
         n = self.n_choices
@@ -179,6 +188,14 @@ class GenerateTask(Task):
     @abstractmethod
     def grade_text(self, item: Item, text: str) -> Grade:
         """Grades what the model wrote for an item."""
+
+
+class ChatTask(GenerateTask):
+    """The model answers a conversation, greedily, under its chat template.
+
+    A model without a chat template continues the item's context, up to the first of `stop`. With
+    few-shot examples, these are the earlier turns of the conversation.
+    """
 
 
 @dataclass(frozen=True)

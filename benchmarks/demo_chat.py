@@ -1,0 +1,57 @@
+"""`lmsmith demo --chat` seed by seed: right answers to held-out questions after each stage.
+
+    python benchmarks/demo_chat.py [--seeds 5] [--minutes 1.8] [--out FOLDER]
+
+For each seed: the base model trains on stories for `--minutes`, as `lmsmith demo` does, with this
+seed; then the stages of `lmsmith.demo_chat` follow, with their own time. Prints the table of each
+seed, and how many seeds answer at least 80% of the questions after SFT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from lmsmith import demo_chat
+from lmsmith.demo import CHAT_MODEL, N_BYTES, TOKENIZER
+from lmsmith.text.stories import write_stories
+from lmsmith.train.start import train
+
+GOAL = 0.8
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--seeds", type=int, default=5, help="number of seeds (5)")
+    options.add_argument("--minutes", type=float, default=1.8, help="of the base model (1.8)")
+    options.add_argument("--out", type=Path, default=Path("demo_chat"))
+    given = options.parse_args()
+    quiet, good = Console(quiet=True), 0
+    for seed in range(1, given.seeds + 1):
+        folder = given.out / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        demo_chat.SEED = seed
+        write_stories(folder / "stories.jsonl", N_BYTES, seed)
+        settings = {
+            "train.minutes": given.minutes,
+            "train.seed": seed,
+            "tokenizer": TOKENIZER,
+            **CHAT_MODEL,
+        }
+        base, _ = train(
+            [str(folder / "stories.jsonl")], settings, out=folder / "run-1", console=quiet
+        )
+        began, cpu = time.monotonic(), time.process_time()
+        _, _, ladder = demo_chat.climb(base, folder, console=quiet)
+        wall, cpu = time.monotonic() - began, time.process_time() - cpu
+        print(f"seed {seed}: after the base {wall:.0f} s, {cpu:.0f} CPU seconds")
+        print(demo_chat.shown(ladder), flush=True)
+        good += next(one for one in ladder if one.stage == "SFT").accuracy["all"] >= GOAL
+    print(f"at least {GOAL:.0%} after SFT: {good} seeds of {given.seeds}")
+
+
+if __name__ == "__main__":
+    main()

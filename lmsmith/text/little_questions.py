@@ -1,0 +1,116 @@
+"""Questions about little stories, and conversations of them: what `lmsmith demo --chat` learns.
+
+    asked = little_question("where", seed=1, index=0)
+    asked.messages      # [{"role": "user", "content": "One day, Ben ... Where is the hat now?"}]
+    asked.answer        # "It is in the park."
+
+Kinds: who, what, where (the answer is a word of the passage), continue (any sentence that can come
+next), and sum (`story_sums`). `lmsmith.text.story_questions` has the form of a question, `correct`,
+and the rule that holds out one story in eight.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+from lmsmith import atomic
+from lmsmith.strict_json import to_json
+from lmsmith.text.little_stories import Asked, LittleStory, little_story
+from lmsmith.text.story_questions import NEXT, Question, is_held_out, question
+
+ABOUT = ("who", "what", "where")
+KINDS = (*ABOUT, "continue", "sum")
+CHANCE = {"who": 1 / 2, "what": 1 / 2, "where": 1 / 2, "continue": 0.0}
+"""Of a guess among the people, the things or the places of the passage."""
+SUMS = 0.2  # of the conversations
+MOST_TURNS = 4
+
+
+def little_question(kind: str, seed: int, index: int, *, held_out: bool = False) -> Question:
+    """Question number `index` of a kind. Raises ValueError for an unknown kind."""
+    if kind not in KINDS:
+        raise ValueError(f"there are no questions of kind {kind!r}, expected one of {KINDS}")
+    if kind == "sum":
+        return question("sum", seed, index, held_out=held_out)
+    random = Random(f"little {kind} {seed} {index} {held_out}")
+    while True:
+        told = _told(random, held_out)
+        if kind == "continue":
+            return _after(told, _next(told, random))
+        if some := [asked for asked in told.asked if asked.kind == kind]:
+            return _after(told, _filled(random.choice(some), random))
+
+
+def little_conversation(seed: int, index: int, *, held_out: bool = False) -> list[dict[str, str]]:
+    """The messages of conversation number `index`: up to four questions about a story, or about
+    sums.
+    """
+    random = Random(f"little conversation {seed} {index} {held_out}")
+    numbers = range(index * MOST_TURNS, (index + 1) * MOST_TURNS)
+    if random.random() < SUMS:
+        every = [question("sum", seed, number, held_out=held_out) for number in numbers]
+        return [message for one in every for message in one.solved]
+    told = _told(random, held_out)
+    chosen = random.sample(told.asked, min(MOST_TURNS, len(told.asked)))
+    every = [_filled(asked, random) for asked in chosen]
+    if random.random() < 0.25:
+        every[-1] = _next(told, random)
+    every[0] = _after(told, every[0])
+    return [message for one in every for message in one.solved]
+
+
+def write_little_conversations(path: Path, n: int, seed: int, *, held_out: bool = False) -> None:
+    """Writes conversations 0 to n - 1 of a seed, one JSON object a line. Raises StorageError."""
+    every = (little_conversation(seed, index, held_out=held_out) for index in range(n))
+    atomic.write(path, "".join(to_json({"messages": each}) + "\n" for each in every))
+
+
+def write_little_pairs(path: Path, n: int, seed: int) -> None:
+    """Writes n questions of the kinds in turn, each with its answer and a wrong one, for
+    `lmsmith align`. Raises StorageError.
+    """
+    rows = []
+    for index in range(n):
+        asked = little_question(KINDS[index % len(KINDS)], seed, index)
+        rows.append(
+            {
+                "prompt": list(asked.messages),
+                "chosen": [{"role": "assistant", "content": asked.answer}],
+                "rejected": [{"role": "assistant", "content": asked.wrong}],
+            }
+        )
+    atomic.write(path, "".join(to_json(row) + "\n" for row in rows))
+
+
+def _told(random: Random, held_out: bool) -> LittleStory:
+    """A story on this side."""
+    while True:
+        told = little_story(random)
+        if is_held_out(told.text) == held_out:
+            return told
+
+
+def _filled(asked: Asked, random: Random) -> Question:
+    wrong = asked.answer.format(random.choice(asked.others))
+    answer = asked.answer.format(asked.point)
+    messages = ({"role": "user", "content": asked.question},)
+    return Question(asked.kind, messages, answer, asked.point, wrong, CHANCE[asked.kind])
+
+
+def _next(told: LittleStory, random: Random) -> Question:
+    """Asks for the next sentence: somebody takes a thing home, if nobody else holds it."""
+    answer = told.following[0]
+    while (wrong := random.choice(little_story(random).following)) in told.following:
+        pass
+    messages = ({"role": "user", "content": random.choice(NEXT)},)
+    return Question("continue", messages, answer, answer, wrong, CHANCE["continue"],
+                    accepted=told.following)  # fmt: skip
+
+
+def _after(told: LittleStory, asked: Question) -> Question:
+    """The question with the story before it."""
+    text = f"{told.text}\n\n{asked.messages[-1]['content']}"
+    messages = ({"role": "user", "content": text},)
+    return Question(asked.kind, messages, asked.answer, asked.short, asked.wrong, asked.chance,
+                    told.text, asked.accepted)  # fmt: skip

@@ -1,0 +1,105 @@
+"""Little stories against a reader of their text: answers follow from the sentences alone."""
+
+import json
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from lmsmith.text.little_questions import (
+    KINDS,
+    little_conversation,
+    little_question,
+    write_little_conversations,
+    write_little_pairs,
+)
+from lmsmith.text.little_stories import little_story
+from lmsmith.text.story_questions import correct, is_held_out
+
+EVENT = re.compile(
+    r"(?:One \w+,|Then) (\w+) (put|found|bought|took|gave) the (\w+) (?:in|to)(?: the)? (\w+)\."
+)
+PAST = {"put away": "put", "find": "found", "buy": "bought"}
+
+
+def answers(text: str, question: str) -> list[str]:
+    """All answers to a question, read from the text with patterns; the last is true at the end."""
+    events = EVENT.findall(text)
+    assert len(events) == text.count(".")
+    if found := re.fullmatch(r"Who (\w+) the (\w+)(?: away| now)?\?", question):
+        verb, thing = found.groups()
+        if verb != "has":
+            return [who for who, did, what, _ in events if (did, what) == (verb, thing)]
+        return [(to if did == "gave" else who) for who, did, what, to in events if what == thing]
+    if found := re.fullmatch(r"What did (\w+) ([a-z ]+)\?", question):
+        who, verb = found.groups()
+        return [f"the {what}" for one, did, what, _ in events if (one, did) == (who, PAST[verb])]
+    if found := re.fullmatch(r"Where did (\w+) (\w+) the (\w+)\?", question):
+        who, verb, thing = found.groups()
+        return [f"in the {to}" for e in [(who, PAST[verb], thing)] for *one, to in events
+                if tuple(one) == e]  # fmt: skip
+    found = re.fullmatch(r"Where is the (\w+) now\?", question)
+    assert found, question
+    return [f"in the {to}" for _, did, what, to in events if what == found[1] and did in "put took"]
+
+
+@pytest.mark.parametrize("kind", ["who", "what", "where"])
+def test_answers_follow_from_the_text(kind: str) -> None:
+    for index in range(200):
+        asked = little_question(kind, 3, index)
+        question = asked.messages[0]["content"].split("\n\n")[1]
+        found = answers(asked.passage, question)
+        assert found[-1] == asked.short, (asked.passage, question)
+        if " now?" not in question:
+            assert len(found) == 1
+        assert correct(asked, asked.answer)
+        assert correct(asked, asked.short)
+        assert not correct(asked, asked.wrong)
+
+
+def test_somebody_takes_a_thing_home_unless_somebody_else_holds_it() -> None:
+    for index in range(100):
+        asked = little_question("continue", 3, index)
+        events = EVENT.findall(asked.passage)
+        expected = set()
+        for thing in {event[2] for event in events}:
+            who, did, _, to = [event for event in events if event[2] == thing][-1]
+            people = {event[0] for event in events}
+            if did in ("found", "bought", "gave"):
+                people = {to if did == "gave" else who}
+            expected |= {f"Then {person} took the {thing} home." for person in people}
+        assert asked.answer in expected
+        assert set(asked.accepted) == expected
+        assert all(correct(asked, sentence) for sentence in expected)
+        assert not correct(asked, asked.wrong)
+
+
+def test_held_out_stories_are_never_in_training() -> None:
+    for kind in KINDS[:-1]:
+        for index in range(30):
+            assert is_held_out(little_question(kind, 1, index, held_out=True).passage)
+    for index in range(60):
+        first = little_conversation(1, index)[0]["content"]
+        if "\n\n" in first:
+            assert not is_held_out(first.split("\n\n")[0])
+
+
+def test_a_story_is_a_function_of_its_seed() -> None:
+    assert little_story(Random(4)) == little_story(Random(4))
+    assert little_question("who", 1, 2) == little_question("who", 1, 2)
+    assert little_question("who", 1, 2) != little_question("who", 2, 2)
+    with pytest.raises(ValueError, match="no questions of kind 'why'"):
+        little_question("why", 1, 1)
+
+
+def test_files_hold_conversations_and_pairs(tmp_path: Path) -> None:
+    write_little_conversations(tmp_path / "chats.jsonl", 7, 1)
+    rows = [json.loads(row) for row in (tmp_path / "chats.jsonl").read_text().splitlines()]
+    assert [row["messages"] for row in rows] == [little_conversation(1, n) for n in range(7)]
+    roles = [message["role"] for message in rows[0]["messages"]]
+    assert roles == ["user", "assistant"] * (len(roles) // 2)
+    write_little_pairs(tmp_path / "pairs.jsonl", 10, 1)
+    pairs = [json.loads(row) for row in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert len(pairs) == 10
+    assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
