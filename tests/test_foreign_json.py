@@ -65,6 +65,7 @@ def test_nothing_else_in_the_package_parses_json() -> None:
         "text/json_lines.py",
         "text/download.py",
         "train/log.py",
+        "verify/resuming.py",
         "tokens/bench.py",
         "train/hooks/tasks.py",
         "interop/gguf_llama_cpp.py",

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsmith.errors import UsageError
+from lmsmith.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from lmsmith.api.lm import LM
+    from lmsmith.evaluate.likelihood import Score
     from lmsmith.evaluate.tasks.task import TaskResult
 
 
@@ -27,12 +28,12 @@ class TaskResults(tuple["TaskResult", ...]):
         return {result.task: result.as_dict() for result in self}
 
     def per_item(self) -> Iterator[dict[str, Any]]:
-        """One dict for each item of each task."""
+        """One dict for each item of each task; `lmsmith.compare(items=...)` reads them."""
         for result in self:
             for item in result.items:
-                yield {"task": result.task, **item.as_dict()}
+                yield {"task": item.task or result.task, **item.as_dict()}
             for sample in result.samples:
-                yield {"task": result.task, **sample}
+                yield _of_sample(result.task, sample)
 
     @property
     def notes(self) -> list[str]:
@@ -68,6 +69,20 @@ class TaskResults(tuple["TaskResult", ...]):
             ).rstrip()
             for row in rows
         )
+
+
+def _of_sample(task: str, sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample of the harness, with the fields that `compare` reads. Several filters of one item
+    count as several tasks.
+    """
+    name = sample.get("filter", "none")
+    grade = next((sample[key] for key in ("acc", "exact_match") if key in sample), None)
+    return {
+        "task": task if name == "none" else f"{task},{name}",
+        "item": sample.get("doc_id"),
+        "correct": bool(grade) if grade in (0, 1) else None,
+        **sample,
+    }
 
 
 def _number(value: float | None) -> str:
@@ -114,6 +129,53 @@ def run_harness(
     return _written(TaskResults(found), per_item)
 
 
+def check_tasks(tasks: str | Sequence[str], limit: int | None, shots: int) -> None:
+    """Raises ConfigError for a task that does not exist and for numbers out of range."""
+    from lmsmith.evaluate.tasks.run import check_numbers, task_named
+
+    check_numbers(limit, shots)
+    for name in _names(tasks):
+        task_named(name)
+
+
+def run_on_each(
+    runs: Sequence[Path],
+    names: Sequence[str],
+    tasks: str | Sequence[str],
+    *,
+    limit: int | None,
+    shots: int,
+    folder: Path | None,
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """Runs tasks on several runs. Returns the results of the items of each run under its name, for
+    `compare`, and notes. Holds one model in memory at a time.
+
+    Raises ConfigError, DataError; UsageError for a task without right and wrong answers.
+    """
+    from lmsmith.api.lm import load
+    from lmsmith.evaluate.tasks.run import load_tasks, run_loaded
+    from lmsmith.generate.subject import subject_of
+    from lmsmith.run_folder import tokenizer_of
+
+    for run in runs:  # an error of the last run appears before the first is evaluated
+        tokenizer_of(run)
+    loaded = load_tasks(_names(tasks), folder)
+    items: dict[str, list[dict[str, Any]]] = {}
+    notes: list[str] = []
+    for place, name in zip(runs, names, strict=True):
+        subject = subject_of(load(place).writer)
+        results = TaskResults(run_loaded(subject, loaded, limit=limit, shots=shots))
+        notes += [f"{name}, {note}" for note in results.notes]
+        items[name] = list(results.per_item())
+        for item in items[name]:
+            if item["correct"] is None:
+                raise UsageError(
+                    f"{item['task']} grades its items by numbers, and a comparison needs right or "
+                    "wrong answers: leave this task out."
+                )
+    return items, notes
+
+
 def _names(tasks: str | Sequence[str]) -> list[str]:
     names = tasks.split(",") if isinstance(tasks, str) else tasks
     return [name.strip() for name in names if name.strip()]
@@ -128,14 +190,30 @@ def _written(results: TaskResults, per_item: Path | None) -> TaskResults:
     return results
 
 
-def write_documents(lm: LM, sources: Sequence[str], place: Path, options: dict[str, Any]) -> None:
-    """Writes the score of each document. `options`: those of `document_scores`."""
+def score_and_write(lm: LM, sources: Sequence[str], place: Path, options: dict[str, Any]) -> Score:
+    """Scores texts and writes the score of each document. `options`: those of `score_texts`."""
     from lmsmith import atomic
-    from lmsmith.evaluate.per_document import document_scores
+    from lmsmith.evaluate.per_document import score_each_document
     from lmsmith.strict_json import to_json
 
-    found = document_scores(lm.model, lm.tokenizer, sources, **options)
-    atomic.write(place, "".join(to_json(line) + "\n" for line in found))
+    score, lines = score_each_document(lm.model, lm.tokenizer, sources, **options)
+    atomic.write(place, "".join(to_json(line) + "\n" for line in lines))
+    return score
+
+
+def check_places(*places: Any) -> None:
+    """Raises UsageError or StorageError for a file that cannot be written, before any work."""
+    import errno
+
+    from lmsmith import atomic
+
+    for place in [Path(place) for place in places if place is not None]:
+        if place.is_dir():
+            raise UsageError(
+                f"{place} is a folder: name the file to write, such as {place / 'scores.jsonl'}."
+            )
+        if not place.parent.is_dir():
+            raise StorageError(atomic.explain(FileNotFoundError(errno.ENOENT, ""), place))
 
 
 def check_together(

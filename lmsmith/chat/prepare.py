@@ -81,7 +81,10 @@ def gather(
         "data": {"documents": config.data.documents},
         "step": 0,
     }
-    save_model(folder / "model", tensors, about | ({"ends": ends} if ends else {}))
+    special = ({"begin": content["begin"]} if "begin" in content else {}) | (
+        {"ends": ends} if ends else {}
+    )
+    save_model(folder / "model", tensors, about | special)
     save_tokenizer(tokenizer, folder / "model")
     names = {name: text for name, text in template.names.items() if text}
     if speaker.ends:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsmith import api
+from lmsmith.cli import tasks
 from lmsmith.cli.console import Printer, table
 from lmsmith.cli.grammar import Verbs, add_setting, settings_given
 from lmsmith.config import RunConfig, settings
@@ -71,8 +72,8 @@ def _add_export(verbs: Verbs) -> None:
         choices=("hf", "gguf", "llmc", "onnx", "peft"),
         required=True,
         help="format; hf, for transformers: any Transformer or recurrent network, as a class of "
-        "transformers for presets llama and gpt2, else with its own code; gguf, for llama.cpp: "
-        "Llama- and GPT-2-like models; llmc, for llm.c: preset "
+        "transformers for presets llama, qwen3 and gpt2, else with its own code; gguf, for "
+        "llama.cpp: models like those of these presets; llmc, for llm.c: preset "
         "gpt2; onnx, for onnxruntime: any Transformer, with a KV "
         "cache; peft: the adapters of a run with LoRA",
     )
@@ -102,9 +103,10 @@ def _add_compare(verbs: Verbs) -> None:
     compared = verbs.verb(
         "compare",
         _compare,
-        "compare runs on one text, or on task items, and test which differences are real",
+        "compare runs on one text or on tasks, and test which differences are real",
         "lmsmith compare demo/run-1 --text demo/stories.jsonl --out demo/compare.html",
         usage="lmsmith compare RUN... --text FILE [--train SOURCE --minutes M]\n"
+        "       lmsmith compare RUN... --tasks NAMES [--limit N]\n"
         "       lmsmith compare --items A.jsonl B.jsonl",
     )
     compared.add_argument(
@@ -116,14 +118,18 @@ def _add_compare(verbs: Verbs) -> None:
         metavar="FILE",
         help="text to compare on (with --train: the held-out part of SOURCE)",
     )
+    tasks.add_task_options(
+        compared,
+        "benchmark tasks to run on all runs, with commas; accuracies are compared item by item",
+    )
     compared.add_argument(
         "--items",
         nargs="+",
         type=Path,
         default=[],
         metavar="FILE",
-        help="results on task items, one JSON Lines file per model; each line has item, correct "
-        "and, with several tasks, task",
+        help="saved results, one file per model, as `eval --per-item` writes them; each line has "
+        "item, correct and, with several tasks, task",
     )
     _add_training(compared)
     compared.add_argument(
@@ -168,19 +174,23 @@ def _add_training(compared: argparse.ArgumentParser) -> None:
 
 
 def _compare(options: argparse.Namespace, console: Console, started: float) -> int:
-    on_text = options.train or options.runs or options.text
-    if (on_text or not options.items) and not (
-        options.train or (options.runs and options.text is not None)
-    ):
+    on_text = options.train or (options.runs and options.text is not None)
+    on_items = not options.text and (options.runs if options.tasks else options.items)
+    if not on_text and (not on_items or (options.runs and not options.tasks)):
         raise UsageError(
-            "nothing to compare: name runs and --text FILE; or --train SOURCE, which trains models "
-            "first and compares them on its held-out part; or --items with one file per model."
+            "nothing to compare: name runs and --text FILE or --tasks NAMES; or --train SOURCE, "
+            "which trains models first and compares them on its held-out part; or --items with "
+            "one file per model."
         )
     given = settings_given(options)
     config = RunConfig().changed(given, where="the command line")
     comparison = api.compare(
         options.runs,
         text=options.text,
+        tasks=options.tasks or (),
+        limit=options.limit,
+        shots=options.shots,
+        task_data=options.task_data,
         items=options.items,
         train=options.train,
         minutes=options.minutes,

@@ -13,18 +13,13 @@ from lmsmith.errors import UsageError
 from lmsmith.strict_json import to_json
 
 
-def add_options(verb: argparse.ArgumentParser) -> None:
-    """The options of `eval` that are about tasks, and where single scores go."""
+def add_task_options(verb: argparse.ArgumentParser, what: str) -> None:
+    """The options that name tasks and their items; `what` describes --tasks."""
     verb.add_argument(
         "--tasks",
         metavar="NAMES",
-        help="benchmark tasks instead of a text, with commas: hellaswag, arc_easy, arc_challenge, "
-        "piqa, winogrande, lambada, mmlu, gsm8k, core, story_character, story_object",
-    )
-    verb.add_argument(
-        "--harness",
-        metavar="NAMES",
-        help="tasks that EleutherAI's lm-evaluation-harness runs (pip install 'lmsmith[eval]')",
+        help=f"{what}: hellaswag, arc_easy, arc_challenge, piqa, winogrande, lambada, mmlu, gsm8k, "
+        "core, story_character, story_object",
     )
     verb.add_argument(
         "--limit", type=at_least_one, metavar="N", help="only the first N items of each task"
@@ -39,6 +34,16 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         help="folder with the items (.jsonl, .csv, .parquet), or with the harness's .yaml files; "
         "without: they are downloaded",
     )
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    """The options of `eval` about tasks, and the files for scores of items and documents."""
+    add_task_options(verb, "benchmark tasks instead of a text, with commas")
+    verb.add_argument(
+        "--harness",
+        metavar="NAMES",
+        help="tasks that EleutherAI's lm-evaluation-harness runs (pip install 'lmsmith[eval]')",
+    )
     verb.add_argument(
         "--per-item", type=Path, metavar="FILE", help="write the scores of each item as .jsonl"
     )
@@ -46,7 +51,8 @@ def add_options(verb: argparse.ArgumentParser) -> None:
         "--per-document",
         type=Path,
         metavar="FILE",
-        help="with --text: write the score of each document as .jsonl",
+        help="with --text: write the score of each document as .jsonl; nats, tokens and bytes add "
+        "up to those of the text, which is scored once",
     )
 
 
@@ -77,6 +83,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         task_data=options.task_data,
         per_item=options.per_item,
         bos=not options.no_bos,
+        weights=options.weights,
     )
     if options.json:
         print(to_json({"tasks": found.as_dict()}))

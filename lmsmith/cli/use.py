@@ -1,10 +1,9 @@
-"""Commands that use a trained model: generate, eval."""
+"""Command generate; `evaluation.py` has eval."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import sys
 import time
 from collections.abc import Iterator
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lmsmith import api
-from lmsmith.cli import tasks
+from lmsmith.cli import evaluation
 from lmsmith.cli.console import problem
-from lmsmith.cli.grammar import Verbs, add_setting, at_least_one, settings_given
-from lmsmith.config import settings
+from lmsmith.cli.evaluation import add_no_bos
+from lmsmith.cli.grammar import Verbs, at_least_one
 from lmsmith.errors import DataError, UsageError
-from lmsmith.strict_json import to_json
 from lmsmith.train.stop import Stopped
 
 if TYPE_CHECKING:
@@ -27,13 +25,9 @@ if TYPE_CHECKING:
     from lmsmith.tokens.tokenizer import Tokenizer
 
 
-# Numbers that `eval` always prints; the other ones are counts, for which it prints a note unless 0.
-ALWAYS_SHOWN = ("nats_per_token", "perplexity", "bits_per_byte", "n_tokens", "n_bytes")
-
-
 def add(verbs: Verbs) -> None:
     _add_generate(verbs)
-    _add_eval(verbs)
+    evaluation.add(verbs)
 
 
 def _add_generate(verbs: Verbs) -> None:
@@ -64,7 +58,7 @@ def _add_generate(verbs: Verbs) -> None:
     )
     _add_sampling(generate)
     _add_decoding(generate)
-    _add_no_bos(generate, "the prompt")
+    add_no_bos(generate, "the prompt")
 
 
 def _add_sampling(generate: argparse.ArgumentParser) -> None:
@@ -175,58 +169,6 @@ def _add_decoding(generate: argparse.ArgumentParser) -> None:
     )
     generate.add_argument(
         "--speed", action="store_true", help="print tokens per second after each text"
-    )
-
-
-def _add_eval(verbs: Verbs) -> None:
-    evaluate = verbs.verb(
-        "eval",
-        _eval,
-        "evaluate a model on a text (loss, perplexity, bits per byte) or on tasks",
-        "lmsmith eval demo/run-1 --text demo/stories.jsonl",
-        usage="lmsmith eval RUN [--text FILE...] [--tasks NAMES] [OPTION]...",
-    )
-    evaluate.add_argument(
-        "run", type=Path, metavar="RUN", help="folder that `lmsmith train` or `import` wrote"
-    )
-    evaluate.add_argument(
-        "--text",
-        nargs="+",
-        metavar="FILE",
-        help="text files to evaluate on (the run's validation text)",
-    )
-    evaluate.add_argument(
-        "--stride",
-        type=int,
-        metavar="N",
-        help="start a window every N tokens; below the context length windows overlap, so each "
-        "token has more context (the context length)",
-    )
-    tasks.add_options(evaluate)
-    _add_no_bos(evaluate, "the text")
-    known = dict(settings())
-    meaning = "bytes that are not UTF-8: strict stops, replace scores them as raw bytes"
-    known["data.errors"] = dataclasses.replace(known["data.errors"], meaning=meaning)
-    for name in (
-        "data.text_field",
-        "data.encoding",
-        "data.errors",
-        "data.document_separator",
-        "data.special_tokens",
-    ):
-        add_setting(evaluate, known[name])
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _add_no_bos(verb: argparse.ArgumentParser, what: str) -> None:
-    """Adds `--no-bos`. By default a text begins as in training; transformers begins GPT-2's texts
-    without that token.
-    """
-    verb.add_argument(
-        "--no-bos",
-        action="store_true",
-        help=f"add no beginning-of-text token before {what}. By default one is added, as in "
-        "training; transformers adds none for GPT-2",
     )
 
 
@@ -420,69 +362,3 @@ def _tell_unknown(tokenizer: Tokenizer, prompt: str) -> None:
             f"note: {n_unknown} of the prompt's characters are not in the vocabulary and are "
             f"skipped: {unknown}"
         )
-
-
-def _eval(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.config import RunConfig
-    from lmsmith.tokens.tokenizer import unused_ids
-
-    if options.tasks or options.harness:
-        return tasks.run(options, console)
-    data = RunConfig().changed(settings_given(options), where="the command line").data
-    tasks.check_for_text(options)
-    if settings_given(options) and not options.text:
-        raise UsageError(
-            f"--{next(iter(settings_given(options)))} applies to --text, and there is no --text: "
-            f"add --text FILE."
-        )
-    if options.no_bos and not options.text:
-        raise UsageError("--no-bos applies to --text, and there is no --text: add --text FILE.")
-    lm = api.load(options.run)
-    model, tokenizer = lm.model, lm.tokenizer
-    score = api.evaluate(
-        lm,
-        text=options.text,
-        per_document=options.per_document,
-        stride=options.stride,
-        bos=not options.no_bos,
-        text_field=data.text_field,
-        encoding=data.encoding,
-        errors=data.errors,
-        document_separator=data.document_separator,
-        special_tokens=data.special_tokens,
-    )
-    n_without_token = len(unused_ids(tokenizer, model.vocab_size))
-    numbers = score.as_dict() | {"n_ids_without_token": n_without_token}
-    if options.json:
-        print(to_json(numbers))
-        return 0
-    for name, value in numbers.items():
-        if name in ALWAYS_SHOWN:
-            console.print(
-                f"{name:20} {value:,.4f}" if isinstance(value, float) else f"{name:20} {value:,}"
-            )
-    if score.n_impossible:
-        console.print(
-            f"note: {score.n_impossible:,} tokens of the text have probability 0 under this model, "
-            "so its loss is infinite"
-        )
-    if score.n_invalid:
-        console.print(
-            f"note: {score.n_invalid:,} bytes of the text are not UTF-8; they are scored as raw "
-            f"bytes"
-        )
-    if score.n_unknown:
-        units = {"word": "words", "char": "characters"}.get(tokenizer.kind, "units")
-        changes = tokenizer.kind in ("library", "sentencepiece")
-        changed = "changed by the tokenizer or " if changes else ""
-        console.print(
-            f"note: {score.n_unknown:,} {units} of the text are {changed}not in the vocabulary; "
-            f"their {score.n_unknown_bytes:,} bytes and their positions add "
-            f"{score.unknown_bits:,.0f} bits to the score"
-        )
-    if n_without_token:
-        console.print(
-            f"note: {n_without_token:,} of the model's {model.vocab_size:,} ids belong to no "
-            "token; the probability that the model gives them makes its score worse"
-        )
-    return 0

@@ -3,33 +3,102 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
+from lmsmith import __version__
 from lmsmith.cli.console import table
 from lmsmith.cli.grammar import Verbs
+from lmsmith.errors import UsageError
 from lmsmith.strict_json import to_json
+
+if TYPE_CHECKING:
+    from lmsmith.verify import Outcome
 
 
 def add(verbs: Verbs) -> None:
     verify = verbs.verb(
         "verify",
         _verify,
-        "check that gradients are right on this machine",
-        "lmsmith verify --gradients",
+        "check on this machine that different ways to compute the same thing agree",
+        "lmsmith verify",
     )
+    verify.add_argument(
+        "names", nargs="*", metavar="NAME", help='only these, such as "resume" (default: all)'
+    )
+    verify.add_argument("--full", action="store_true", help="include those that take longer")
     verify.add_argument(
         "--gradients",
         action="store_true",
-        help="compare GPT-2's gradients from four implementations and from finite differences",
+        help="print a table of GPT-2's gradients, tensor by tensor, from four implementations and "
+        "from finite differences",
     )
     verify.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _verify(options: argparse.Namespace, console: Console, started: float) -> int:
-    """Checks gradients, with or without `--gradients`: there is no other check yet."""
-    from lmsmith.verify import SIZES, compare_gradients
+    """Prints each outcome as soon as it is measured. Status 1 if one is above its bound."""
+    if options.gradients:
+        return _gradients(options, console)
+    from lmsmith import verified
+    from lmsmith.verify import EQUIVALENCES, run
+
+    for name in options.names:
+        if name not in EQUIVALENCES:
+            near = difflib.get_close_matches(name, EQUIVALENCES, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"there is no equivalence {name!r}. {hint}The names are {', '.join(EQUIVALENCES)}."
+            )
+    outcomes = []
+    for outcome in run(options.names or None, full=options.full):
+        outcomes.append(outcome)
+        if not options.json:
+            console.print(_line(outcome), soft_wrap=True)
+    result = verified.receipt(__version__, [outcome.as_dict() for outcome in outcomes])
+    if not options.names:
+        verified.keep(result)  # reports show the latest one
+    if options.json:
+        print(to_json(result))
+        return 0 if result["agree"] else 1
+    wrong = [outcome for outcome in outcomes if not outcome.agrees]
+    n_skipped = sum(outcome.skipped for outcome in outcomes)
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    skipped = f", {n_skipped} skipped" if n_skipped else ""
+    console.print(
+        f"{len(outcomes) - len(wrong) - n_skipped} of {len(outcomes)} hold{skipped}, in "
+        f"{seconds:.0f} s. Hash {result['hash']} of version, machine and results.",
+        highlight=False,
+    )
+    if wrong:
+        console.print(
+            f"Above the bound: {', '.join(outcome.name for outcome in wrong)}. This is a bug in "
+            "lmsmith or in a library it uses: please report it with this output.",
+            highlight=False,
+        )
+    return 1 if wrong else 0
+
+
+def _line(outcome: Outcome) -> Text:
+    """Verdict, name, measured difference and what was compared."""
+    if outcome.skipped:
+        return Text.assemble(("skip", "dim"), f"  {outcome.name:<21} {outcome.problem}")
+    measured = f"{outcome.difference:.1e} (bound {outcome.bound:.0e})"
+    if outcome.problem:
+        measured = f"{outcome.problem}:"
+    elif outcome.bound == 0:
+        measured = "equal" if outcome.agrees else "not equal"
+    verdict = ("  ok", "green") if outcome.agrees else ("FAIL", "red")
+    return Text.assemble(verdict, f"  {outcome.name:<21} {measured:<21} {outcome.what}")
+
+
+def _gradients(options: argparse.Namespace, console: Console) -> int:
+    """Prints a table of the gradients of GPT-2, tensor by tensor."""
+    from lmsmith.verify.gradients import SIZES, compare_gradients
 
     results = compare_gradients()
     agree = all(engine.agrees for engine in results)

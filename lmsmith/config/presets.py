@@ -103,11 +103,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "modern": {"model.ngram_tables": (2, 3, 4), "optim.embedding_learning_rate": 0.02},
     # Touvron et al. 2023, "LLaMA", section 2.
     "llama": _LLAMA,
-    # Qwen Team 2025, "Qwen3 Technical Report", section 2: Llama with QK-norm and, in its small
-    # models, a tied head. The recipe is that of `llama`. The base of RoPE stays 10,000: theirs,
-    # 1,000,000, is for contexts of 32,768 tokens.
+    # Qwen Team 2025, "Qwen3 Technical Report", section 2: Llama with QK-norm, grouped queries and,
+    # in its small models, a tied head. Two query heads share a key-value head, as in Qwen3-0.6B and
+    # 1.7B. The recipe is that of `llama`. The base of RoPE stays 10,000: theirs, 1,000,000, is for
+    # contexts of 32,768 tokens.
     "qwen3": {
         **_LLAMA,
+        "model.n_head_per_kv": 2,
         "model.norm_eps": 1e-6,
         "model.qk_norm": True,
         "model.qk_gain": "dimension",

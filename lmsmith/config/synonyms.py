@@ -52,6 +52,7 @@ _OPTIONS: dict[str | tuple[str, ...], str] = {
     "num_blocks",
     "model.n_head": "heads head n_heads num_heads num_attention_heads attention_heads nhead",
     "model.n_kv_head": "kv_heads num_kv_heads n_kv_heads num_key_value_heads gqa n_query_groups",
+    "model.n_head_per_kv": "num_key_value_groups kv_groups gqa_ratio group_size",
     "model.d_model": "hidden_size hidden_dim hidden dim d n_embd n_embed embed_dim embedding_size "
     "embedding_dim "
     "emb_dim embd width model_dim d_hidden",

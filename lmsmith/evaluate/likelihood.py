@@ -84,7 +84,7 @@ class Score:
 
     @property
     def nats_per_token(self) -> float:
-        return self.nats / self.n_tokens
+        return self.nats / self.n_tokens if self.n_tokens else 0.0
 
     @property
     def perplexity(self) -> float:

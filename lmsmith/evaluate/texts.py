@@ -105,13 +105,18 @@ def score_documents(
 
     Raises DataError if there is nothing to score, UsageError as `score_texts` does.
     """
+    check_begin(boundaries, bos)
+    encoded = encode_documents(tokenizer, documents, begin, special_tokens, bos=bos)
+    return score_encoded(model, tokenizer, encoded, stride=stride, boundaries=boundaries)
+
+
+def check_begin(boundaries: str, bos: bool) -> None:
+    """Raises UsageError for `bos=False` with a model that needs the token before each document."""
     if not bos and boundaries != "stream":
         raise UsageError(
             f"this model was trained with data.documents = {boundaries!r}: it needs a token before "
             "each document, which --no-bos omits. Evaluate it without --no-bos."
         )
-    encoded = encode_documents(tokenizer, documents, begin, special_tokens, bos=bos)
-    return score_encoded(model, tokenizer, encoded, stride=stride, boundaries=boundaries)
 
 
 def read_documents(
@@ -223,7 +228,7 @@ def encode_documents(
             )
         if first is not None:
             parts.append(np.array([first], dtype=np.uint32))
-        data, n_odd = to_bytes(document), _n_invalid(document)
+        data, n_odd = to_bytes(document), n_invalid_bytes(document)
         if n_odd and isinstance(tokenizer, ByteTokenizer):
             ids = np.frombuffer(data, dtype=np.uint8).astype(np.uint32)
         elif n_odd and isinstance(tokenizer, BpeTokenizer):
@@ -247,13 +252,13 @@ def encode_documents(
 
 def unknown_in(tokenizer: Tokenizer, document: str) -> tuple[int, int]:
     """The number of units of a document, and of their bytes, that its tokenizer does not know."""
-    n_odd = _n_invalid(document)
+    n_odd = n_invalid_bytes(document)
     if n_odd and isinstance(tokenizer, ByteTokenizer | BpeTokenizer):
         return 0, 0  # these encode the bytes, not the surrogates
     return tokenizer.count_unknown(document), tokenizer.unknown_bytes(document) - 2 * n_odd
 
 
-def _n_invalid(document: str) -> int:
+def n_invalid_bytes(document: str) -> int:
     """The number of bytes that are not valid UTF-8. Each is a surrogate, which "surrogatepass"
     encodes as three bytes.
     """

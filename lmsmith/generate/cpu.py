@@ -9,6 +9,9 @@ A slot is the place of one sequence in the KV cache. A step takes any set of slo
 position. Its logits for a slot do not depend on the other slots, to the last bit (`kernels.py`),
 and a prompt is always read alone, so a sequence never depends on its neighbours.
 
+While other programs keep cores busy, steps use fewer threads if that is faster
+(`machine/threads.py`); no bit changes.
+
 Weights are those of the model: float32, float64, or packed by `weights.py` to bfloat16 or int8.
 """
 
@@ -30,6 +33,7 @@ from lmsmith.generate.cache import SlotCache
 from lmsmith.generate.prefix import PrefixCache, read_prompt
 from lmsmith.generate.vectors import LANES, padded
 from lmsmith.generate.weights import arithmetic, matrix_of
+from lmsmith.machine.threads import StepThreads
 from lmsmith.models.attention import QK_NORM_EPS, Attention
 from lmsmith.models.gpt import GPT, Block
 from lmsmith.models.layers import Norm
@@ -52,9 +56,10 @@ class CpuDecoder:
         # As many threads as PyTorch has: a run or a test may have lowered them.
         most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
         threads = torch.get_num_threads()
-        numba.set_num_threads(min(threads, most))
+        self.threads = StepThreads(min(threads, most), numba.set_num_threads)
         # The first call starts numba's threads, which sets OpenMP's number of threads for PyTorch
-        # too. Without this line, a run would continue with more threads and other last bits.
+        # too. Without the second line, a run would continue with more threads and other last bits.
+        numba.set_num_threads(min(threads, most))
         torch.set_num_threads(threads)
         self.model, self.config, self.n_slots = model, config, n_slots
         self.n_rows = max(n_rows, n_slots)
@@ -130,6 +135,7 @@ class CpuDecoder:
         if len(set(slots)) < B:
             at += [sum(slot == other for other in slots[:i]) for i, slot in enumerate(slots)]
         assert (at < config.context_length).all()
+        began = self.threads.begin()
         self._embed(where, np.asarray(ids, np.int64), at)
         embedded = self.x[:B].copy() if config.residual_scalars else self.x
         for i, layer in enumerate(self.layers):
@@ -141,7 +147,9 @@ class CpuDecoder:
             self.h[:B] = self.x[:B]
         else:
             self.final_norm(self, B, self.x, self.h)
-        return self._logits(B)
+        logits = self._logits(B)
+        self.threads.end(began, B)
+        return logits
 
     def rewind(self, slot: int, n: int) -> None:
         """Forgets the last n tokens of a slot, at most MAX_REWIND. Not for sliding windows, whose

@@ -3,9 +3,9 @@
 A decoder has slots. A slot holds what a model remembers of one sequence: a KV cache, the state of a
 recurrent network, or the last tokens of an n-gram model.
 
-`CpuDecoder` (`cpu.py`) is compiled, for Transformers on the CPU. `StateDecoder` serves every other
-`LanguageModel` through its state, one sequence after the other, so a sequence does not depend on
-its neighbours there either.
+`CpuDecoder` (`cpu.py`) is compiled, for Transformers on the CPU. `BatchedDecoder` (`batched.py`) is
+for Transformers on CUDA. `StateDecoder` serves every other `LanguageModel` through its state, one
+sequence after the other, so a sequence does not depend on its neighbours there either.
 """
 
 from __future__ import annotations
@@ -51,13 +51,17 @@ class Decoder(Protocol):
 def decoder_for(
     model: LanguageModel, n_slots: int, n_rows: int = 0, prefix_bytes: int = 0
 ) -> Decoder:
-    """The fastest decoder for a model. `n_rows`, `prefix_bytes`: as for `CpuDecoder`; others ignore
-    them.
+    """The fastest decoder for a model. `n_rows`, `prefix_bytes`: as for `CpuDecoder`; decoders
+    without such a feature ignore them.
     """
     if isinstance(model, GPT) and model.device.type == "cpu" and arithmetic(model):
         from lmsmith.generate.cpu import CpuDecoder
 
         return CpuDecoder(model, n_slots, n_rows, prefix_bytes)
+    if isinstance(model, GPT) and model.device.type == "cuda":
+        from lmsmith.generate.batched import BatchedDecoder
+
+        return BatchedDecoder(model, n_slots, prefix_bytes)
     return StateDecoder(model, n_slots)
 
 

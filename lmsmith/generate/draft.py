@@ -45,8 +45,8 @@ class Drafter:
             )
         if not isinstance(decoder, CpuDecoder) or decoder.config.window:
             raise UsageError(
-                "drafts work for Transformers on the CPU without sliding windows; this model is "
-                "another one. Generate without a draft."
+                "drafts work for Transformers on the CPU in float32 or float64, without sliding "
+                "windows; this model is another one. Generate without a draft."
             )
         return cls(draft, decoder)
 

@@ -26,8 +26,10 @@ distribution with its own random number; the first that is not ends the step. So
 speed and never the text, to the last bit. (Speculative decoding, Leviathan et al. 2023, with the
 acceptance rule for a deterministic draft.)
 
-**Randomness** is a function of the request's (seed, index). A sequence is the same alone and in a
-crowd, because decoders compute each slot independently of the others.
+**Randomness** is a function of the request's (seed, index). On a CPU, a sequence is the same alone
+and beside others, to the last bit, because decoders compute each slot independently of the others.
+On a GPU, the last bits of its logits can depend on the number of rows (`batched.py`), so a draw
+between two nearly equal tokens can too.
 """
 
 from __future__ import annotations

@@ -82,15 +82,22 @@ class PrefixCache:
             self.n_bytes -= dropped.n_bytes
 
 
-def read_prompt(model: GPT, ids: Sequence[int], cache: PrefixCache | None) -> tuple[Tensor, State]:
-    """Reads a prompt: the hidden vectors (1, n, D) of its last piece, and the state after it."""
+def read_prompt(
+    model: GPT, ids: Sequence[int], cache: PrefixCache | None, n_piece: int = PIECE
+) -> tuple[Tensor, State]:
+    """Reads a prompt: the hidden vectors (1, n, D) of its last piece, and the state after it.
+
+    `n_piece`: tokens that are read at once; PIECE with a cache.
+    """
+    assert cache is None or n_piece == PIECE
     state = model.new_state(1)
     keys = _keys(ids) if cache else []
     # The last token is always read, for its logits.
     start = cache.fill(state, keys[: (len(ids) - 1) // PIECE]) if cache else 0
-    for begin in range(start, len(ids), PIECE):
-        end = begin + PIECE
-        hidden = model.hidden(torch.tensor([list(ids[begin:end])]), state)
+    for begin in range(start, len(ids), n_piece):
+        end = begin + n_piece
+        piece = torch.tensor([list(ids[begin:end])], device=model.device)
+        hidden = model.hidden(piece, state)
         if cache and end <= len(ids):
             cache.keep(state, keys[begin // PIECE])
     return hidden, state

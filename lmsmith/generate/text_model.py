@@ -62,8 +62,7 @@ class TextModel:
         """Loads a model from RUN or RUN/model; also returns the content of its config.json.
 
         `weights`: how its matrices are kept in memory (`weights.py`). `draft`: a run whose model
-        proposes tokens. Raises UsageError,
-        CheckpointError, TokenizerError, ConfigError.
+        proposes tokens. Raises UsageError, CheckpointError, TokenizerError, ConfigError.
         """
         model, tokenizer, content = load_for_use(folder)
         pack(model, weights)
@@ -73,8 +72,7 @@ class TextModel:
             if its_tokenizer != tokenizer:
                 raise UsageError(
                     f"{draft} has another tokenizer than {folder}: a draft model must have the "
-                    f"same "
-                    "one. Train it with `--tokenizer` set to the model's tokens folder."
+                    "same one. Train it with `--tokenizer` set to the model's tokens folder."
                 )
             writer = replace(writer, draft=proposer)
         return writer, content

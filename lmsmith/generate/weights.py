@@ -90,7 +90,7 @@ def pack(model: LanguageModel, weights: Weights) -> int:
     if not isinstance(model, GPT):
         raise UsageError(
             f"weights = {weights!r} is for Transformers; this model is of another kind. "
-            "Leave it out."
+            "Leave the option out."
         )
     n = 0
     for parent in list(model.modules()):

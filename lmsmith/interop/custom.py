@@ -31,7 +31,7 @@ _NAMES = {
     "rope_original_context": "rotary_original_context",
 }
 # They do not change what a trained model computes.
-_INDIFFERENT = frozenset(("kind", "size", "init", "vocab_multiple"))
+_INDIFFERENT = frozenset(("kind", "size", "init", "vocab_multiple", "n_head_per_kv"))
 _HAS_ROWS_OF_VOCABULARY = ("token_embedding.", "head.", "value_embeddings.")
 
 
@@ -97,8 +97,8 @@ def needed_for(config: ModelConfig) -> CustomCode | None:
     if custom is None:
         raise ConfigError(
             f"transformers cannot compute a model of kind {config.kind}: only Transformers "
-            "(--preset modern, llama, gpt2) and recurrent networks (--preset rnn, gru, lstm) can "
-            "be exported."
+            "(--preset modern, llama, qwen3, gpt2) and recurrent networks (--preset rnn, gru, "
+            "lstm) can be exported."
         )
     unknown = unknown_settings(custom, config)
     if unknown:

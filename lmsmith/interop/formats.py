@@ -3,6 +3,7 @@
 | format | programs | models |
 |---|---|---|
 | hf | transformers | Transformers and recurrent networks: as a class of transformers or with code |
+| gguf | llama.cpp | presets llama, qwen3 and gpt2, with a byte-pair tokenizer |
 | llmc | llm.c | preset gpt2 |
 | onnx | onnxruntime | Transformers |
 """

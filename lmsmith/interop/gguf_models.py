@@ -1,30 +1,13 @@
-"""Architectures of llama.cpp that our Transformer computes: settings and tensor names, both ways.
+"""A model's settings and tensors in GGUF files, both ways.
 
-| in the file | ours | written | read |
-|---|---|---|---|
-| llama | `--preset llama`: RMSNorm, rotary positions, SwiGLU | yes | yes |
-| gpt2 | `--preset gpt2`: LayerNorm, learned positions, GELU | yes | yes |
-| qwen2 | Llama with biases on queries, keys and values | as llama | yes |
-
-Matrices have the same form as ours, (out, in). Two things differ:
-
-- Our queries, keys and values are one matrix, and so are the two halves of SwiGLU. llama's are
-  several tensors.
-- Rotary pairs: ours are neighbours 2i and 2i + 1, and so are those of llama.cpp's llama. Its qwen2
-  rotates number i with number i + K/2, as transformers does: rows are reordered.
-
-llama.cpp's QK-norm (qwen3) has one gain per number of a head, shared by all heads. Ours has one
-gain per head, which that cannot represent.
-
-Source: llama.cpp, `src/llama-arch.cpp`, `src/llama-model.cpp` and `src/models/`.
+`gguf_architectures.py` has the tables of names.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,8 +18,9 @@ from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError
 from lmsmith.foreign_json import shown
 from lmsmith.interop import architectures
+from lmsmith.interop.gguf_architectures import ARCHITECTURES, NARROWER, Piece, columns
 from lmsmith.interop.gguf_file import GgufFile
-from lmsmith.interop.mapping import difference
+from lmsmith.interop.mapping import derived, difference
 from lmsmith.interop.pieces import listed
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.rotary import Rotary
@@ -50,27 +34,6 @@ _LARGEST = {  # larger than any model's
 }
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One tensor of the file: `n_rows` rows of one of ours. `halves`: rotary pairs i, i + K/2."""
-
-    name: str
-    n_rows: int
-    halves: bool = False
-
-
-@dataclass(frozen=True)
-class _Architecture:
-    """`sizes`: our settings -> theirs. `neutral`: their other settings that may be there, and the
-    values with which they change nothing; None: any value.
-    """
-
-    preset: str
-    sizes: Mapping[str, str]
-    neutral: Mapping[str, Any]
-    pieces: Callable[[GPTConfig], dict[str, list[Piece]]]
-
-
 # ---- their settings -> ours ----------------------------------------------------------------------
 
 
@@ -81,18 +44,17 @@ def read_tensors(
 
     `config` is what `read_config` returned. Raises CheckpointError for a file that cannot be read.
     """
-    table = _ARCHITECTURES[_name(file)].pieces(config)
+    table = ARCHITECTURES[_name(file)].pieces(config)
     tensors = {}
     for ours, pieces in table.items():
         n_rows = sum(piece.n_rows for piece in pieces)
-        whole = into[ours] if into else torch.empty(n_rows, *_columns(ours, config))
+        whole = into[ours] if into else torch.empty(n_rows, *columns(ours, config))
         start = 0
         for piece in pieces:
             rows = whole[start : start + piece.n_rows]
             file.load(piece.name, rows.numpy())
             if piece.halves:
-                K = config.width_head
-                rows.copy_(rows.unflatten(0, (-1, 2, K // 2)).transpose(1, 2).flatten(0, 2))
+                rows.copy_(piece.to_ours(rows))
             start += piece.n_rows
         tensors[ours] = whole
     return tensors
@@ -106,7 +68,7 @@ def read_config(file: GgufFile) -> GPTConfig:
     not fit the settings.
     """
     name = _name(file)
-    architecture = _ARCHITECTURES[name]
+    architecture = ARCHITECTURES[name]
     found = {
         key.removeprefix(f"{name}."): _plain(value)
         for key, value in file.metadata.items()
@@ -129,6 +91,7 @@ def read_config(file: GgufFile) -> GPTConfig:
         if setting not in ours:
             key = architecture.sizes[setting]
             raise CheckpointError(f"{file.path} has no {name}.{key}: it is not complete.")
+    ours |= {"n_head_per_kv": 1}  # also without attention.head_count_kv
     ours["vocab_size"] = _rows(file, "token_embd.weight")
     ours["tied_head"] = "output.weight" not in file.tensors
     if name == "gpt2":
@@ -170,18 +133,35 @@ def _llama_settings(
                 f"{file.path} has {name}.{key} = {shown(found[key])} and heads of {d_head}: "
                 "lmsmith's model has one width for queries, keys and values, and rotates all of it."
             )
-    kind = found.get("rope.scaling.type", "none")
-    if kind not in ("none", "linear"):
-        raise ConfigError(
-            f"{file.path} has {name}.rope.scaling.type = {shown(kind)}, which lmsmith's model "
-            "does not compute: expected none or linear."
-        )
-    factor = found.get("rope.scaling.factor", 1.0)
-    if kind == "linear" and factor != 1:
-        result |= {"rope_scaling": "linear", "rope_factor": _number(file, name, "factor", factor)}
+    result |= _rope_scaling(file, name, found)
     if ROPE_FACTORS in file.tensors:
         result |= _llama3_scaling(file, float(ours.get("rope_base", 10_000.0)), d_head)
     return result
+
+
+def _rope_scaling(file: GgufFile, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The RoPE scaling that the metadata names: none, linear or yarn."""
+    kind = found.get("rope.scaling.type", "none")
+    if kind not in ("none", "linear", "yarn"):
+        raise ConfigError(
+            f"{file.path} has {name}.rope.scaling.type = {shown(kind)}, which lmsmith's model "
+            "does not compute: expected none, linear or yarn."
+        )
+    key = "rope.scaling.factor"
+    factor = _number(file, name, key, found.get(key, 1.0))
+    if kind == "none" or factor == 1:
+        return {}
+    scaling = {"rope_scaling": kind, "rope_factor": factor}
+    if kind == "linear":
+        return scaling
+    if ROPE_FACTORS in file.tensors:
+        raise ConfigError(
+            f"{file.path} has both yarn scaling and {ROPE_FACTORS}: lmsmith's model has one kind "
+            "of RoPE scaling."
+        )
+    key = "rope.scaling.original_context_length"
+    context = found.get(key, found.get("context_length"))  # the default in llama.cpp
+    return scaling | {"rope_original_context": _number(file, name, key, context)}
 
 
 def _llama3_scaling(file: GgufFile, base: float, d_head: int) -> dict[str, Any]:
@@ -224,10 +204,10 @@ def _factors(base: float, d_head: int, factor: float, original: int) -> np.ndarr
 
 def _name(file: GgufFile) -> str:
     name = file.metadata.get("general.architecture")
-    if name not in _ARCHITECTURES:
+    if name not in ARCHITECTURES:
         raise ConfigError(
             f"{file.path} has general.architecture = {shown(_plain(name))}, which lmsmith has no "
-            f"model for: expected {', '.join(_ARCHITECTURES)}."
+            f"model for: expected {', '.join(ARCHITECTURES)}."
         )
     return str(name)
 
@@ -262,7 +242,7 @@ def _check_tensors(file: GgufFile, config: GPTConfig, table: Mapping[str, list[P
     shape.
     """
     wanted = {
-        piece.name: (piece.n_rows, *_columns(ours, config))
+        piece.name: (piece.n_rows, *columns(ours, config))
         for ours, pieces in table.items()
         for piece in pieces
     }
@@ -284,17 +264,6 @@ def _check_tensors(file: GgufFile, config: GPTConfig, table: Mapping[str, list[P
         )
 
 
-def _columns(ours: str, config: GPTConfig) -> tuple[int, ...]:
-    """The sizes of one of our parameters after its rows."""
-    if ours.endswith(".bias") or "norm" in ours:
-        return ()
-    if ours.endswith("feed_forward.down.weight"):
-        return (config.width_ff,)
-    if ours.endswith("attention.out.weight"):
-        return (config.n_head * config.width_head,)
-    return (config.d_model,)
-
-
 # ---- our settings -> theirs ----------------------------------------------------------------------
 
 
@@ -306,16 +275,23 @@ def architecture_for(config: Any) -> str:
         )
     reasons = {
         "llama": architectures.LLAMA.differences(config),
+        "qwen3": architectures.QWEN3.differences(config),
         "gpt2": architectures.GPT2.differences(config),
     }
     if config.feed_forward in ("gelu", "silu"):
         reasons["gpt2"].append(difference("feed_forward", config.feed_forward, ["gelu-tanh"]))
+    # llama.cpp supports less than transformers does.
+    plain = derived(config)
+    for name, allowed in NARROWER.items():
+        for setting, values in allowed.items():
+            if getattr(plain, setting) not in values:
+                reasons[name].append(difference(setting, getattr(plain, setting), values))
     nearest = min(reasons, key=lambda name: len(reasons[name]))
     if reasons[nearest]:
         raise ConfigError(
             f"This model has no counterpart in llama.cpp. The nearest there is {nearest}, and it "
-            f"has no {'; no '.join(reasons[nearest])}. Models as `--preset gpt2` and `--preset "
-            "llama` build them can be exported."
+            f"does not support {'; '.join(reasons[nearest])}. Models of `--preset gpt2`, `--preset "
+            "llama` and `--preset qwen3` can be exported."
         )
     return nearest
 
@@ -332,7 +308,7 @@ def completed(
     example = tensors["token_embedding.weight"]
     return full, {
         ours: tensors[ours] if ours in tensors else example.new_ones(pieces[0].n_rows)
-        for ours, pieces in _llama(full).items()
+        for ours, pieces in ARCHITECTURES[name].pieces(full).items()
     }
 
 
@@ -341,118 +317,31 @@ def metadata(name: str, config: GPTConfig) -> Iterator[tuple[str, int | float | 
     resolved = dataclasses.replace(
         config, d_ff=config.width_ff, n_kv_head=config.n_kv, d_head=config.width_head
     )
-    for setting, key in _ARCHITECTURES[name].sizes.items():
+    for setting, key in ARCHITECTURES[name].sizes.items():
         yield f"{name}.{key}", getattr(resolved, setting)
     yield f"{name}.vocab_size", config.vocab_size
-    if name == "llama":
-        yield "llama.rope.dimension_count", config.width_head
-        yield "llama.attention.value_length", config.width_head
-        if config.rope_scaling == "linear":
-            yield "llama.rope.scaling.type", "linear"
-            yield "llama.rope.scaling.factor", config.rope_factor
+    if name != "gpt2":
+        yield f"{name}.rope.dimension_count", config.width_head
+        yield f"{name}.attention.value_length", config.width_head
+        if config.rope_scaling in ("linear", "yarn"):
+            yield f"{name}.rope.scaling.type", config.rope_scaling
+            yield f"{name}.rope.scaling.factor", config.rope_factor
+        if config.rope_scaling == "yarn":
+            original = config.rope_original_context
+            yield f"{name}.rope.scaling.original_context_length", original
 
 
 def to_theirs(
     name: str, config: GPTConfig, tensors: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors by their names in the file. Padding of the vocabulary is cut off."""
-    for ours, pieces in _ARCHITECTURES[name].pieces(config).items():
+    for ours, pieces in ARCHITECTURES[name].pieces(config).items():
         start = 0
         for piece in pieces:
-            yield piece.name, tensors[ours][start : start + piece.n_rows]
+            yield piece.name, piece.to_theirs(tensors[ours][start : start + piece.n_rows])
             start += piece.n_rows
     if config.rope_scaling == "llama3":
         factors = _factors(
             config.rope_base, config.width_head, config.rope_factor, config.rope_original_context
         )
         yield ROPE_FACTORS, torch.from_numpy(factors).float()
-
-
-# ---- tensors -------------------------------------------------------------------------------------
-
-
-def _llama(config: GPTConfig, halves: bool = False) -> dict[str, list[Piece]]:
-    D, F, K = config.d_model, config.width_ff, config.width_head
-    biases = config.attention_biases
-    table = _ends(config, ("weight",))
-    for i in range(config.n_layer):
-        ours, theirs = f"blocks.{i}", f"blk.{i}"
-        table[f"{ours}.norm_attention.weight"] = [Piece(f"{theirs}.attn_norm.weight", D)]
-        table[f"{ours}.norm_feed_forward.weight"] = [Piece(f"{theirs}.ffn_norm.weight", D)]
-        for part in ("weight",) if biases == "none" else ("weight", "bias"):
-            table[f"{ours}.attention.qkv.{part}"] = [
-                Piece(f"{theirs}.attn_q.{part}", config.n_head * K, halves),
-                Piece(f"{theirs}.attn_k.{part}", config.n_kv * K, halves),
-                Piece(f"{theirs}.attn_v.{part}", config.n_kv * K),
-            ]
-        for part in ("weight", "bias") if biases == "all" else ("weight",):
-            table[f"{ours}.attention.out.{part}"] = [Piece(f"{theirs}.attn_output.{part}", D)]
-        for part in ("weight", "bias") if config.bias else ("weight",):
-            table[f"{ours}.feed_forward.up.{part}"] = [
-                Piece(f"{theirs}.ffn_gate.{part}", F),
-                Piece(f"{theirs}.ffn_up.{part}", F),
-            ]
-            table[f"{ours}.feed_forward.down.{part}"] = [Piece(f"{theirs}.ffn_down.{part}", D)]
-    return table
-
-
-def _gpt2(config: GPTConfig) -> dict[str, list[Piece]]:
-    D, F = config.d_model, config.width_ff
-    table = _ends(config, ("weight", "bias"))
-    table["position_embedding.weight"] = [Piece("position_embd.weight", config.context_length)]
-    for i in range(config.n_layer):
-        for part in ("weight", "bias"):
-            for ours, theirs, n_rows in (
-                ("norm_attention", "attn_norm", D),
-                ("attention.qkv", "attn_qkv", 3 * D),
-                ("attention.out", "attn_output", D),
-                ("norm_feed_forward", "ffn_norm", D),
-                ("feed_forward.up", "ffn_up", F),
-                ("feed_forward.down", "ffn_down", D),
-            ):
-                table[f"blocks.{i}.{ours}.{part}"] = [Piece(f"blk.{i}.{theirs}.{part}", n_rows)]
-    return table
-
-
-def _ends(config: GPTConfig, parts: tuple[str, ...]) -> dict[str, list[Piece]]:
-    """The tensors before and after the blocks."""
-    V, D = config.vocab_size, config.d_model
-    table = {"token_embedding.weight": [Piece("token_embd.weight", V)]}
-    table |= {f"final_norm.{part}": [Piece(f"output_norm.{part}", D)] for part in parts}
-    if not config.tied_head:
-        table["head.weight"] = [Piece("output.weight", V)]
-    return table
-
-
-_SIZES = {
-    "context_length": "context_length",
-    "d_model": "embedding_length",
-    "n_layer": "block_count",
-    "d_ff": "feed_forward_length",
-    "n_head": "attention.head_count",
-}
-_LLAMA_SIZES = _SIZES | {
-    "n_kv_head": "attention.head_count_kv",
-    "d_head": "attention.key_length",
-    "norm_eps": "attention.layer_norm_rms_epsilon",
-    "rope_base": "rope.freq_base",
-}
-_LLAMA_NEUTRAL = {
-    **{"vocab_size": None, "rope.dimension_count": None, "attention.value_length": None},
-    **{"rope.scaling.type": None, "rope.scaling.factor": None},
-    **{"rope.scaling.original_context_length": None, "rope.scaling.finetuned": None},
-    **{"expert_count": (0,), "expert_used_count": (0,)},
-    **{"use_parallel_residual": (False,), "tensor_data_layout": None},
-}
-_ARCHITECTURES = {
-    "llama": _Architecture("llama", _LLAMA_SIZES, _LLAMA_NEUTRAL, _llama),
-    "gpt2": _Architecture(
-        "gpt2",
-        _SIZES | {"norm_eps": "attention.layer_norm_epsilon"},
-        {"vocab_size": None, "attention.head_count_kv": None},
-        _gpt2,
-    ),
-    "qwen2": _Architecture(
-        "llama", _LLAMA_SIZES, _LLAMA_NEUTRAL, lambda config: _llama(config, halves=True)
-    ),
-}

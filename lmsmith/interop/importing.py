@@ -30,6 +30,7 @@ from lmsmith.interop import (
     hub,
     huggingface,
     llmc,
+    nanochat,
     nanogpt,
     vocabulary,
 )
@@ -79,7 +80,8 @@ def import_model(
     if path.is_file() and is_gguf(path):
         return _import_gguf(path, out, tokenizer, eos_token)
     if path.is_file() and nanogpt.is_checkpoint(path):
-        form, files = "nanoGPT", [path]
+        files = nanochat.files_of(path)
+        form, files = ("nanochat", files) if files else ("nanoGPT", [path])
     elif path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(
@@ -97,7 +99,12 @@ def import_model(
         path = path if path.is_dir() else hub.fetch(source)
         form, files = "huggingface", huggingface.files_of(path)
     run_folder = new_run_path(out, Path(source).absolute().name.removesuffix(".bin"))
-    readers = {"llm.c": llmc.read, "nanoGPT": nanogpt.read, "huggingface": huggingface.read}
+    readers = {
+        "llm.c": llmc.read,
+        "nanoGPT": nanogpt.read,
+        "nanochat": nanogpt.read,
+        "huggingface": huggingface.read,
+    }
     config, tensors = readers[form](path)
     check_finite(tensors, f"the model in {path}", "Use another copy.")
     loaded = _tokenizer(tokenizer, path, config, eos_token)

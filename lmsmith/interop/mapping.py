@@ -88,6 +88,8 @@ class Architecture:
     """Our tensor -> their tensors, in order of rows"""
     complete: Callable[[GPTConfig], GPTConfig]
     """The same model with the parameters that the architecture requires."""
+    bare: bool = False
+    """Models with a tied head are written without `prefix`, as the original checkpoints are."""
     head: str = "lm_head.weight"
     also: Callable[[GPTConfig], list[str]] = lambda config: []
     """Further differences of our model, as `differences` describes them."""
@@ -224,11 +226,12 @@ class Architecture:
     def to_theirs(self, config: GPTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Converts our tensors to theirs."""
         result = {}
+        prefix = self.prefix if self.bare and config.tied_head else ""
         for ours, pieces in self.pieces(config).items():
             start = 0
             for piece in pieces:  # remaining rows are padding of the vocabulary
                 rows = tensors[ours][start : start + piece.n_rows]
-                result[piece.name] = piece.to_theirs(rows)
+                result[piece.name.removeprefix(prefix)] = piece.to_theirs(rows)
                 start += piece.n_rows
         return result
 
@@ -262,9 +265,8 @@ def difference(name: str, value: Any, allowed: Iterable[Any]) -> str:
 
 def derived(config: GPTConfig) -> GPTConfig:
     """The same model, with "auto" for the settings whose value is the automatic one."""
-    changes: dict[str, Any] = {}
-    if config.n_kv == config.n_head:
-        changes["n_kv_head"] = 0
+    grouped = config.n_kv != config.n_head
+    changes: dict[str, Any] = {"n_kv_head": config.n_kv * grouped, "n_head_per_kv": 1}
     if config.d_head * config.n_head == config.d_model:
         changes["d_head"] = 0
     if config.attention_biases == ("all" if config.bias else "none"):

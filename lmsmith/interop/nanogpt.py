@@ -5,9 +5,9 @@ Its checkpoint is a pickled dictionary with the weights, the optimizer state, an
 is read with `torch.load(weights_only=True)`, which runs no code, and memory-mapped, so that the
 optimizer state is not read. Vocabularies are read by an unpickler that knows no classes at all.
 
-nanochat's checkpoints are recognized and refused: see `refuse_nanochat`.
+`nanochat.py` reads those of nanochat, which are recognized here.
 
-Source: karpathy/nanoGPT, model.py and train.py; karpathy/nanochat, nanochat/gpt.py.
+Source: karpathy/nanoGPT, model.py and train.py.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError
+from lmsmith.interop import nanochat
 from lmsmith.interop.mapping import shapes_of
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.tokens.tokenizer import CharTokenizer
@@ -61,17 +62,15 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def checkpoint_in(folder: Path) -> Path | None:
-    """The checkpoint in a folder of nanoGPT or nanochat; None if there is none."""
-    return next(iter([*folder.glob(FILE_NAME), *sorted(folder.glob("model_*.pt"))]), None)
+    """The checkpoint in a folder of nanoGPT or nanochat, there the last; None if there is none."""
+    return next(iter([*folder.glob(FILE_NAME), *sorted(folder.glob("model_*.pt"))[-1:]]), None)
 
 
 def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     """Reads settings and tensors and converts them to ours. Raises CheckpointError, ConfigError."""
     content = _loaded(path)
-    if isinstance(content, Mapping) and any("resid_lambdas" in str(key) for key in content):
-        refuse_nanochat(path, content)
-    if path.name.startswith("model_") and list(path.parent.glob("meta_*.json")):
-        refuse_nanochat(path, content if isinstance(content, Mapping) else {})
+    if nanochat.is_nanochat(path, content):
+        return nanochat.read(path, content)
     if not isinstance(content, Mapping) or not {"model", "model_args"} <= content.keys():
         raise CheckpointError(
             f"{path} is not a checkpoint of nanoGPT: expected a dictionary with `model` and "
@@ -148,21 +147,6 @@ def _ours(name: str) -> str:
         return f"{_OTHERS[stem]}.{part}"
     match = re.fullmatch(r"transformer\.h\.(\d+)\.([\w.]+)", stem)
     return f"blocks.{match[1]}.{_LAYER[match[2]]}.{part}" if match and match[2] in _LAYER else ""
-
-
-def refuse_nanochat(path: Path, weights: Mapping[str, Any]) -> NoReturn:
-    """Raises ConfigError that names what lmsmith's model does not compute."""
-    reasons = {
-        "smear_gate": "smear gate (the embedding of the token before, mixed in)",
-        "backout_lambda": "backout (a middle layer's output, subtracted before the head)",
-        "ve_gate": "value-embedding gates of 3 sigmoid over 12 inputs",
-    }
-    found = [words for part, words in reasons.items() if any(part in str(k) for k in weights)]
-    found.append("QK-norm with another epsilon")
-    raise ConfigError(
-        f"{path} is a model of nanochat, which lmsmith cannot represent exactly: "
-        f"{'; '.join(found)}. It is not imported."
-    )
 
 
 class _DataOnly(pickle.Unpickler):

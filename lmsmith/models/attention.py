@@ -78,8 +78,7 @@ class Attention(nn.Module):
         if cache is None:
             y = self._within(q, self._for_each_head(k), self._for_each_head(v), layout)
         else:
-            k, v, n_before = cache.extended(k, v, position, self.window)
-            y = self._from_cache(q, self._for_each_head(k), self._for_each_head(v), n_before)
+            y = cache.attend(q, k, v, position, self.window, self.scale)
         return self.out(y.transpose(1, 2).reshape(B, T, -1))
 
     def weights(
@@ -139,10 +138,7 @@ class Attention(nn.Module):
         return kernels.rms_norm(x, gain, self.norm_eps)
 
     def _for_each_head(self, x: Float[Tensor, "B G T K"]) -> Float[Tensor, "B H T K"]:
-        """Repeats key-value heads, one copy per query head (grouped-query attention)."""
-        return (
-            x if self.n_kv == self.n_head else x.repeat_interleave(self.n_head // self.n_kv, dim=1)
-        )
+        return _repeated(x, self.n_head)
 
     def _within(self, q: Tensor, k: Tensor, v: Tensor, layout: "Layout | None") -> Tensor:
         """Attention of a row on itself, without a cache."""
@@ -163,16 +159,6 @@ class Attention(nn.Module):
             q, k, v, mask.dense(), dropout_p=dropout, scale=self.scale
         )
 
-    def _from_cache(self, q: Tensor, k: Tensor, v: Tensor, n_before: int) -> Tensor:
-        """Attention of new positions on themselves and on the `n_before` positions before them."""
-        T = q.size(2)
-        seen = torch.ones(T, n_before + T, dtype=torch.bool, device=q.device).tril_(n_before)
-        if self.window:
-            seen = seen.triu_(n_before - self.window + 1)
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=None if T == 1 else seen, scale=self.scale
-        )
-
 
 @dataclass
 class LayerCache:
@@ -180,6 +166,28 @@ class LayerCache:
 
     keys: Float[Tensor, "B G max K"]
     values: Float[Tensor, "B G max K"]
+
+    def attend(
+        self,
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G T K"],
+        v: Float[Tensor, "B G T K"],
+        position: int,
+        window: int,
+        scale: float,
+    ) -> Float[Tensor, "B H T K"]:
+        """Stores k and v at `position`. Returns attention of the new positions on themselves and
+        on the positions before them.
+        """
+        T = q.size(2)
+        k, v, n_before = self.extended(k, v, position, window)
+        k, v = _repeated(k, q.size(1)), _repeated(v, q.size(1))
+        seen = torch.ones(T, n_before + T, dtype=torch.bool, device=q.device).tril_(n_before)
+        if window:
+            seen = seen.triu_(n_before - window + 1)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=None if T == 1 else seen, scale=scale
+        )
 
     def extended(
         self, k: Tensor, v: Tensor, position: int, window: int
@@ -202,6 +210,12 @@ class LayerCache:
         return torch.cat([old, old.new_zeros(*old.shape[:2], n_new, old.size(3))], dim=2)
 
 
+def _repeated(x: Float[Tensor, "B G T K"], n_head: int) -> Float[Tensor, "B H T K"]:
+    """Repeats key-value heads, one copy per query head (grouped-query attention)."""
+    n_kv = x.size(1)
+    return x if n_kv == n_head else x.repeat_interleave(n_head // n_kv, dim=1)
+
+
 @dataclass
 class State:
     """The state of a Transformer: KV caches, tokens for n-gram tables, number of tokens read."""
@@ -209,6 +223,12 @@ class State:
     layers: list[LayerCache]
     before: Int[Tensor, "B n"]
     position: int = 0
+    layout: "Layout | None" = None  # positions of the rows, if they differ
+
+    def advance(self, ids: Int[Tensor, "B T"]) -> None:
+        """Counts tokens that all layers have read."""
+        self.position += ids.size(1)
+        self.before = torch.cat([self.before, ids], dim=1)[:, ids.size(1) :]
 
 
 @dataclass

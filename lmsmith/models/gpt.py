@@ -127,7 +127,7 @@ class GPT(NeuralModel):
         T = ids.size(1)
         assert position + T <= self.config.context_length, "more tokens than context_length"
         assert state is None or documents is None, "a KV cache holds one document per row"
-        layout = None if state else Layout.of(self.config, T, ids.device, documents)
+        layout = state.layout if state else Layout.of(self.config, T, ids.device, documents)
         embedded = self._embed(ids, state, layout.positions if layout else None)
         if self.rotary is not None:
             self.rotary.table_for(embedded)
@@ -144,8 +144,7 @@ class GPT(NeuralModel):
             rotary = self.rotary if self.config.has_rope(index) else None
             x = block(x, rotary, cache, position, layout, values)
         if state is not None:
-            state.position += T
-            state.before = torch.cat([state.before, ids], dim=1)[:, T:]
+            state.advance(ids)
         return x if self.final_norm is None else self.final_norm(x)
 
     def _embed(

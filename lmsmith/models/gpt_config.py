@@ -35,8 +35,13 @@ class GPTConfig(NeuralConfig):
     n_kv_head: int = setting(
         0,
         "key and value heads per layer; fewer than n_head: grouped-query attention (GQA); auto: "
-        "n_head",
+        "n_head / n_head_per_kv",
         zero="auto",
+    )
+    n_head_per_kv: int = setting(
+        1,
+        "with n_kv_head auto: query heads per key-value head; the next smaller divisor of n_head "
+        "if it does not divide n_head",
     )
     d_model: int = setting(384, "width of the residual stream")
     d_head: int = setting(0, "width of an attention head; auto: d_model / n_head", zero="auto")
@@ -155,7 +160,7 @@ class GPTConfig(NeuralConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n_layer", "n_head", "d_model", "ngram_table_size"):
+        for name in ("n_layer", "n_head", "n_head_per_kv", "d_model", "ngram_table_size"):
             check(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         automatic = ("n_kv_head", "d_head", "d_ff")
         optional = ("size", "window", "value_embedding_every", "rope_original_context")
@@ -213,7 +218,10 @@ class GPTConfig(NeuralConfig):
     @property
     def n_kv(self) -> int:
         """Key-value heads, with auto resolved."""
-        return self.n_kv_head or self.n_head
+        if self.n_kv_head:
+            return self.n_kv_head
+        most = min(self.n_head_per_kv, self.n_head)
+        return self.n_head // next(n for n in range(most, 0, -1) if self.n_head % n == 0)
 
     @property
     def width_ff(self) -> int:

@@ -85,7 +85,7 @@ def compare_runs(runs: Sequence[Path], on: Text) -> list[Entry]:
     for run in runs:
         tokenizer_of(run)
     entries = baselines(on)
-    for run, name in zip(runs, _names(runs), strict=True):
+    for run, name in zip(runs, run_names(runs), strict=True):
         model, tokenizer, content = load_for_use(run)
         boundaries = content.get("data", {}).get("documents", "stream")
         config, summary = model_config(content["model"]), summary_of(run)
@@ -235,7 +235,7 @@ def items_page(
     return page(f"{tasks} — lmsmith comparison", body)
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
+def run_names(runs: Sequence[Path]) -> list[str]:
     """Distinct names: the folder's name; for equal names the path; for equal paths, numbered."""
     short_names = [Path(os.path.abspath(run)).name for run in runs]
     names, seen = [], Counter((UNIFORM, *COMPRESSORS))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmsmith import __version__, atomic
+from lmsmith import __version__, atomic, verified
 from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.report.charts import N_COLOURS
@@ -55,7 +55,7 @@ def write_report(runs: Sequence[Path], out: Path, inspection: Inspection | None 
     title, sections = _one(read[0]) if len(read) == 1 else _several(read)
     footer = (
         f"<footer>Written by lmsmith {__version__} from "
-        f"{', '.join(text(run.folder) for run in read)}.</footer>"
+        f"{', '.join(text(run.folder) for run in read)}. {_verified()}</footer>"
     )
     if inspection is None:
         atomic.write(out, page(f"{title} — lmsmith", "\n".join([*sections, footer])))
@@ -174,6 +174,15 @@ def _bits(run: Run) -> float | None:
     _, step = _val_loss(run)
     at_best = column([row for row in run.evals if row["step"] == step], "val_bits_per_byte")
     return float(at_best[0]) if np.isfinite(at_best).any() else run.number("val_bits_per_byte")
+
+
+def _verified() -> str:
+    """What `lmsmith verify` found on this machine, with this version."""
+    found = verified.latest(__version__)
+    if found is None:
+        return "This version is not verified on this machine: `lmsmith verify` does it."
+    verdict = "all equivalences hold" if found["agree"] else "not all equivalences hold"
+    return f"Verified on this machine on {text(found['date'])}: {verdict} ({text(found['hash'])})."
 
 
 def _machine(run: Run) -> tuple[str, str]:

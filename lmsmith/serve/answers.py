@@ -16,17 +16,21 @@ from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from lmsmith.generate.engine import Request
 from lmsmith.generate.sampling import Constraint
 from lmsmith.generate.text_model import TextModel
 from lmsmith.serve import errors
+from lmsmith.serve.backlog import Backlog
 from lmsmith.serve.errors import ApiError
+from lmsmith.serve.jobs import Job
 from lmsmith.serve.pieces import Piece, Pieces, Shown
 from lmsmith.serve.sampling import Common, Limits
-from lmsmith.serve.scheduler import Job, Scheduler
+from lmsmith.serve.scheduler import Scheduler
 from lmsmith.strict_json import to_json
 
+_BACKLOG = Backlog()
 _READER = ThreadPoolExecutor(1, "lmsmith-reader")
 
 
@@ -71,13 +75,15 @@ class Generation:
         client: str,
         report: bool = False,
         score: bool = False,
-        constraint: Callable[[], Constraint] | None = None,
+        constraints: Sequence[Constraint] = (),
     ) -> None:
         """`report`: with each token's log-probability and bytes. `score`: the log-probability
-        alone. `constraint`: makes one for each sequence.
+        alone. `constraints`: one for each sequence, or none.
         """
         self._scheduler = scheduler
         self._pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
+        self.n_bytes_waiting = 0
+        self._ended = False
         self.created = int(time.time())
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + limits.seconds
@@ -92,7 +98,7 @@ class Generation:
                     index,
                     writer.ends,
                     report or score,
-                    constraint() if constraint else None,
+                    constraints[len(self._jobs)] if constraints else None,
                 )
                 self._jobs.append(
                     Job(
@@ -112,9 +118,22 @@ class Generation:
     def _deliver(self, loop: asyncio.AbstractEventLoop, number: int) -> Callable[[Piece], None]:
         def deliver(piece: Piece) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._pieces.put_nowait, (number, piece))
+                loop.call_soon_threadsafe(self._put, number, piece)
 
         return deliver
+
+    def _put(self, number: int, piece: Piece) -> None:
+        if not self._ended:
+            self._pieces.put_nowait((number, piece))
+            _BACKLOG.add(self, piece)
+
+    def fail(self, error: ApiError) -> None:
+        """Ends the request with an error, in place of the pieces that wait."""
+        self.cancel()
+        while not self._pieces.empty():
+            self._pieces.get_nowait()
+        self._ended = True
+        self._pieces.put_nowait((0, Piece(finish="error", error=error)))
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """(number of the sequence, piece), until all have finished. Raises their errors."""
@@ -122,13 +141,14 @@ class Generation:
         try:
             while left:
                 number, piece = await self._pieces.get()
+                _BACKLOG.remove(self, piece)
                 if piece.error is not None:
                     raise errors.of(piece.error)
                 self.n_generated += piece.n_tokens
                 left -= bool(piece.finish)
                 yield number, piece
         finally:
-            self.cancel()
+            self.close()
 
     async def choices(self, http: HttpRequest) -> list[Choice]:
         """All answers, complete. Raises ApiError; Disconnected if the client has left."""
@@ -140,6 +160,12 @@ class Generation:
 
         await until_disconnected(http, collect(), self._scheduler)
         return choices
+
+    def close(self) -> None:
+        """Drops the sequences that still run, and the pieces that wait."""
+        self._ended = True
+        _BACKLOG.remove_all(self)
+        self.cancel()
 
     def cancel(self) -> None:
         """Drops the sequences that still run."""
@@ -180,24 +206,31 @@ async def until_disconnected(http: HttpRequest, work: Any, scheduler: Scheduler)
         await asyncio.gather(task, watching, return_exceptions=True)
 
 
-def event_stream(chunks: AsyncIterator[dict[str, Any]], generation: Generation) -> Any:
+class EventStream(StreamingResponse):
     """Server-sent events. An error after the first one is an event of its own."""
 
-    async def lines() -> AsyncIterator[bytes]:
-        try:
-            async for chunk in chunks:
-                yield _event(chunk)
-            yield b"data: [DONE]\n\n"
-        except ApiError as error:
-            yield _event(error.body())
-        finally:
-            generation.cancel()
+    def __init__(self, chunks: AsyncIterator[dict[str, Any]], generation: Generation) -> None:
+        super().__init__(
+            _lines(chunks),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+        self._generation = generation
 
-    return StreamingResponse(
-        lines(),
-        media_type="text/event-stream",
-        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-    )
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # the client may have left before the first line
+            self._generation.close()
+
+
+async def _lines(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in chunks:
+            yield _event(chunk)
+        yield b"data: [DONE]\n\n"
+    except ApiError as error:
+        yield _event(error.body())
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -113,25 +113,25 @@ class Routes:
 
     async def completions(self, request: Request) -> Response:
         fields = await self._fields(request)
-        served = await self._serving.models.get(self._model(fields))
         serving = self._serving
-        return await completions.answer(
-            request,
-            fields,
-            served.name,
-            served.writer,
-            serving.scheduler,
-            serving.limits,
-            _client(request),
-        )
+        async with serving.models.using(self._model(fields)) as served:
+            return await completions.answer(
+                request,
+                fields,
+                served.name,
+                served.writer,
+                serving.scheduler,
+                serving.limits,
+                _client(request),
+            )
 
     async def chat(self, request: Request) -> Response:
         fields = await self._fields(request)
-        served = await self._serving.models.get(self._model(fields))
         serving = self._serving
-        return await chat.answer(
-            request, fields, served, serving.scheduler, serving.limits, _client(request)
-        )
+        async with serving.models.using(self._model(fields)) as served:
+            return await chat.answer(
+                request, fields, served, serving.scheduler, serving.limits, _client(request)
+            )
 
     def _model(self, fields: Fields) -> str:
         name = fields.text("model")

@@ -6,7 +6,7 @@ refused by name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from lmsmith.errors import LmsmithError
-from lmsmith.serve.answers import Choice, Generation, event_stream, in_reader
+from lmsmith.serve.answers import Choice, EventStream, Generation, in_reader
 from lmsmith.serve.errors import bad
 from lmsmith.serve.fields import Fields, kind_of
 from lmsmith.serve.json_response import JsonResponse, new_id
 from lmsmith.serve.models import Served
 from lmsmith.serve.pieces import Piece, Shown, as_text
-from lmsmith.serve.sampling import Common, Limits, read_common
+from lmsmith.serve.sampling import Common, Limits, check_reported, read_common
 from lmsmith.serve.scheduler import Scheduler
 from lmsmith.serve.structured import GrammarConstraint, Grammars, read_schema
 
@@ -37,7 +37,7 @@ class ChatCompletion:
     ids: list[int]
     stop: tuple[str, ...]
     logprobs: bool
-    constraint: Callable[[], GrammarConstraint] | None
+    constraints: Sequence[GrammarConstraint]  # one per choice, or none
 
 
 def read(fields: Fields, served: Served, limits: Limits) -> ChatCompletion:
@@ -73,18 +73,16 @@ def read(fields: Fields, served: Served, limits: Limits) -> ChatCompletion:
         max_tokens_names=("max_completion_tokens", "max_tokens"),
     )
     fields.done()
-    constraint = None
+    common = common.limited_to(room)
+    if logprobs:
+        check_reported(common.n * common.max_tokens * (1 + n_alternatives))
+    constraints: list[GrammarConstraint] = []
     if schema is not None:
         if served.grammars is None:
             served.grammars = Grammars(served.writer)
-        grammars = served.grammars
-        grammars.constraint(schema)  # raises now, not while the answer is written
-
-        def constraint() -> GrammarConstraint:
-            return grammars.constraint(schema)
-
+        constraints = served.grammars.constraints(schema, common.n)
     stop = (*common.stop, *template.stop)
-    return ChatCompletion(common.limited_to(room), ids, stop, logprobs, constraint)
+    return ChatCompletion(common, ids, stop, logprobs, constraints)
 
 
 def _room(served: Served, ids: list[int], limits: Limits) -> int:
@@ -164,7 +162,7 @@ async def answer(
         stop=asked.stop,
         client=f"{client} {asked.common.user}",
         report=asked.logprobs,
-        constraint=asked.constraint,
+        constraints=asked.constraints,
     )
     kind = "chat.completion.chunk" if asked.common.stream else "chat.completion"
     head = {
@@ -174,7 +172,7 @@ async def answer(
         "model": served.name,
     }
     if asked.common.stream:
-        return event_stream(_chunks(generation, asked, head), generation)
+        return EventStream(_chunks(generation, asked, head), generation)
     choices = await generation.choices(http)
     listed = []
     for i, choice in enumerate(choices):
@@ -210,7 +208,8 @@ def _choice(
         "finish_reason": choice.finish or None,
     }
     if asked.logprobs:
-        entry["logprobs"] = {"content": list(map(_token, choice.tokens)), "refusal": None}
+        of_text = [_token(token) for token in choice.tokens if not token.is_end]
+        entry["logprobs"] = {"content": of_text, "refusal": None}
     if asked.common.return_ids:
         entry["token_ids"] = list(choice.ids)
     return entry

@@ -8,6 +8,7 @@ model's begin token; ids are read as they are. With `seed`, choice i is sample i
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,8 @@ from lmsmith.errors import LmsmithError
 from lmsmith.generate.text_model import TextModel
 from lmsmith.serve.answers import (
     Choice,
+    EventStream,
     Generation,
-    event_stream,
     in_reader,
     until_disconnected,
 )
@@ -28,7 +29,7 @@ from lmsmith.serve.errors import ApiError, bad
 from lmsmith.serve.fields import Fields, encodable, kind_of
 from lmsmith.serve.json_response import JsonResponse, new_id
 from lmsmith.serve.pieces import Piece, Shown, as_text
-from lmsmith.serve.sampling import MOST_CHOICES, Common, Limits, read_common
+from lmsmith.serve.sampling import MOST_CHOICES, Common, Limits, check_reported, read_common
 from lmsmith.serve.scheduler import Scheduler
 from lmsmith.serve.scoring import check_length, score_prompt
 
@@ -59,6 +60,8 @@ def read(fields: Fields, writer: TextModel, limits: Limits) -> Completion:
     only_prompt = echo and _is_id(fields.any("max_tokens")) and fields.any("max_tokens") == 0
     if only_prompt:
         fields = fields.without("max_tokens")
+        if fields.flag("stream"):
+            raise bad("max_tokens = 0 does not go together with stream.", "stream")
     common = read_common(
         fields,
         writer,
@@ -80,6 +83,10 @@ def read(fields: Fields, writer: TextModel, limits: Limits) -> Completion:
     if echo and logprobs is not None:
         for ids in prompts:
             check_length(writer, ids)
+    if logprobs is not None:
+        n_tokens = len(prompts) * best_of * common.max_tokens
+        n_tokens += sum(map(len, prompts)) if echo else 0
+        check_reported(n_tokens * (1 + logprobs))
     fields.ignore("model")
     fields.done()
     return Completion(common, prompts, texts, echo, logprobs, best_of, only_prompt)
@@ -168,7 +175,7 @@ async def answer(
     )
     head["created"] = generation.created  # type: ignore[assignment]
     if common.stream:
-        return event_stream(_chunks(generation, asked, head, prompts_shown), generation)
+        return EventStream(_chunks(generation, asked, head, prompts_shown), generation)
     choices = await generation.choices(http)
     kept: list[dict[str, Any]] = []
     for p, text in enumerate(asked.texts):
@@ -192,7 +199,7 @@ def _only_prompt(
             choices.append(_choice(choice, len(choices), asked, asked.prompts[p], text, shown))
     n = sum(map(len, asked.prompts))
     usage = {"prompt_tokens": n, "completion_tokens": 0, "total_tokens": n}
-    return JsonResponse({**head, "created": 0, "choices": choices, "usage": usage})
+    return JsonResponse({**head, "created": int(time.time()), "choices": choices, "usage": usage})
 
 
 def _choice(

@@ -7,8 +7,10 @@ of the weights on disk, times two for weights stored in 16 bits and kept as floa
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,8 @@ from lmsmith.serve.errors import ApiError, busy
 from lmsmith.serve.scheduler import Scheduler
 from lmsmith.serve.structured import Grammars
 from lmsmith.serve.templates import Template, has_template, template_for
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -37,6 +41,7 @@ class Served:
     template: Template | None = None
     grammars: Grammars | None = None  # made when an answer is first constrained
     last_used: float = 0.0
+    n_users: int = 0  # requests that are being read or answered; scheduled ones besides
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -104,6 +109,9 @@ class Models:
         """Loads the first model, before the server starts. Raises the errors of `load`."""
         served = next(iter(self._by_name.values()))
         self._load(served)
+        began = time.monotonic()
+        self._scheduler.warm_up(served.writer).result()
+        _log_ready(served, began)
         return served
 
     def known(self, name: str) -> Served:
@@ -118,8 +126,19 @@ class Models:
             )
         return self._by_name[name]
 
-    async def get(self, name: str) -> Served:
-        """A model by name, loaded. Raises ApiError, LmsmithError."""
+    @contextlib.asynccontextmanager
+    async def using(self, name: str) -> AsyncIterator[Served]:
+        """A model by name, loaded; it is kept until the end of the context, and as long as jobs
+        of it wait or run. Raises ApiError, LmsmithError.
+        """
+        served = await self._get(name)
+        served.n_users += 1
+        try:
+            yield served
+        finally:
+            served.n_users -= 1
+
+    async def _get(self, name: str) -> Served:
         served = self.known(name)
         async with served.lock:
             served.last_used = time.monotonic()
@@ -128,6 +147,9 @@ class Models:
                     await self._make_room(served)
                     loop = asyncio.get_running_loop()
                     await loop.run_in_executor(self._loader, self._load, served)
+                    began = time.monotonic()
+                    await asyncio.wrap_future(self._scheduler.warm_up(served.writer))
+                    _log_ready(served, began)
         return served
 
     @property
@@ -135,10 +157,12 @@ class Models:
         return sum(served.loaded is not None for served in self._by_name.values())
 
     def _load(self, served: Served) -> None:
+        began = time.monotonic()
         writer, _ = TextModel.load(served.folder, self._weights, self._draft)
         template = template_for(writer, model_folder(served.folder))
         served.loaded, served.template = writer, template
         served.last_used = time.monotonic()
+        log.info("model %s: loaded in %.1f s", served.name, served.last_used - began)
 
     async def _make_room(self, new: Served) -> None:
         """Drops models that nobody uses, the longest unused first, until `new` fits."""
@@ -148,10 +172,16 @@ class Models:
         for old in sorted(loaded, key=lambda each: each.last_used):
             if sum(each.n_bytes for each in loaded) + new.n_bytes <= self._max_bytes:
                 return
-            if self._scheduler.is_used(old.writer) or old.lock.locked():
+            if old.n_users or old.lock.locked() or self._scheduler.is_used(old.writer):
                 continue
             writer, old.loaded, old.grammars = old.writer, None, None
             loaded.remove(old)
             await asyncio.wrap_future(self._scheduler.forget(writer))
         if loaded and sum(each.n_bytes for each in loaded) + new.n_bytes > self._max_bytes:
             raise busy("the memory for models is full and the loaded ones are in use.", 5)
+
+
+def _log_ready(served: Served, began: float) -> None:
+    seconds = time.monotonic() - began
+    first = " (the first start compiles; later ones load the result)" if seconds > 5 else ""
+    log.info("model %s: ready %.1f s later%s", served.name, seconds, first)

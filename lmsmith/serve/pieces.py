@@ -2,6 +2,8 @@
 
 The texts are those of `generate.decode.stream_text`, to the last character: both use its `Writer`.
 A token is reported with the piece in which its text appears, so tokens of a stop string are not.
+An end token is reported last, with an empty text: lm-evaluation-harness expects a log-probability
+for each token that was drawn.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ class Shown:
     log_probability: float | None  # None for the first token of a text
     alternatives: tuple[tuple[int, bytes, float], ...]  # (id, bytes, log-probability)
     offset: int  # of its text in the answer, in characters
+    is_end: bool = False
 
     @property
     def text(self) -> str:
@@ -37,7 +40,7 @@ class Piece:
 
     text: str = ""
     tokens: tuple[Shown, ...] = ()  # only if log-probabilities were asked for
-    ids: tuple[int, ...] = ()  # of the text's tokens; without an end token
+    ids: tuple[int, ...] = ()  # of the text's tokens, and of an end token
     n_tokens: int = 0  # drawn, with an end token and tokens of a stop string
     finish: str = ""  # "stop", "length"
     log_probability: float = 0.0  # of the drawn tokens
@@ -80,9 +83,8 @@ class Pieces:
             text += self._writer.flush()
         self._n_shown += len(text)
         is_end = token.id in self._writer.ends
-        if not is_end:
-            shown = self._shown(token, start)
-            self._held.append((self._n_shown + self._writer.n_held, shown))
+        shown = self._shown(token, self._n_shown if is_end else start, is_end)
+        self._held.append((self._n_shown + self._writer.n_held, shown))
         tokens = self._release(stopped=self._writer.stop_found, finished=bool(finish))
         return Piece(
             text,
@@ -118,13 +120,14 @@ class Pieces:
         self._held = [] if finished else kept
         return tuple(tokens)
 
-    def _shown(self, token: Token, offset: int) -> Shown:
+    def _shown(self, token: Token, offset: int, is_end: bool) -> Shown:
         if not self._report:
-            return Shown(token.id, b"", None, (), offset)
+            return Shown(token.id, b"", None, (), offset, is_end)
         return Shown(
             token.id,
-            bytes_of(self._tokenizer, token.id),
+            b"" if is_end else bytes_of(self._tokenizer, token.id),
             token.log_probability,
             tuple((id, bytes_of(self._tokenizer, id), p) for id, p in token.alternatives),
             offset,
+            is_end,
         )

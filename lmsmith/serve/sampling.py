@@ -15,6 +15,8 @@ from lmsmith.serve.fields import Fields
 MOST_STOPS = 16
 MOST_CHOICES = 128
 MOST_BIASES = 1024
+MOST_REPORTED = 1 << 19
+"""Log-probabilities in one answer, about 100 MB while it is collected."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,16 @@ def read_common(
         fields.flag("return_token_ids"),
         user[:64],
     )
+
+
+def check_reported(n: int) -> None:
+    """Raises ApiError for an answer with too many log-probabilities to hold in memory."""
+    if n > MOST_REPORTED:
+        raise bad(
+            f"the answer may have {n:,} log-probabilities: expected at most {MOST_REPORTED:,}. Ask "
+            "for fewer choices, tokens or alternatives.",
+            "logprobs",
+        )
 
 
 def _logit_bias(fields: Fields) -> dict[int, float]:

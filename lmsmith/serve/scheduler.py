@@ -21,15 +21,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
-from lmsmith.generate.decode import unused_tokens
-from lmsmith.generate.engine import Engine, Request, Token
+from lmsmith.generate.engine import Request, Token
+from lmsmith.generate.sampling import Sampling
 from lmsmith.generate.text_model import TextModel
 from lmsmith.serve.errors import ApiError, bad, busy
+from lmsmith.serve.jobs import Job, Lane
 from lmsmith.serve.metrics import Metrics
-from lmsmith.serve.pieces import Piece, Pieces
+from lmsmith.serve.pieces import Piece, bytes_of
 
 log = logging.getLogger(__name__)
 
@@ -40,42 +40,6 @@ NO_TOKEN = "the model's vocabulary has no token that the schema allows next: ask
 
 TOKENS_WAITING = 1 << 21
 """Most tokens of prompts in the queue, about 80 MB."""
-
-
-@dataclass(eq=False)
-class Job:
-    """One sequence of a request."""
-
-    writer: TextModel
-    request: Request
-    pieces: Pieces
-    client: str
-    deliver: Callable[[Piece], None]  # called in the scheduler's thread
-    deadline: float  # time.monotonic()
-    created: float = field(default_factory=time.monotonic)
-    n_tokens: int = 0
-    lane: _Lane | None = None  # where it runs
-    number: int = -1  # of its sequence there
-    done: bool = False
-
-
-class _Lane:
-    """The engine of one model, and the jobs that run in it."""
-
-    def __init__(self, writer: TextModel, n_slots: int, prefix_bytes: int) -> None:
-        self.writer, self.n_slots, self._prefix_bytes = writer, n_slots, prefix_bytes
-        self.jobs: dict[int, Job] = {}
-        self.new_engine()
-
-    def new_engine(self) -> None:
-        model, tokenizer = self.writer.model, self.writer.tokenizer
-        self.engine = Engine(
-            model,
-            self.n_slots,
-            forbidden=unused_tokens(model, tokenizer),
-            draft=self.writer.draft,
-            prefix_bytes=self._prefix_bytes,
-        )
 
 
 class Scheduler:
@@ -97,9 +61,11 @@ class Scheduler:
         self._wake = threading.Condition()
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by client
         self._n_waiting = 0
+        self._turns: dict[str, int] = {}  # the last turn of each address
+        self._n_turns = 0
         self._cancelled: list[Job] = []
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._lanes: dict[int, _Lane] = {}  # by the id of the TextModel, which the lane keeps alive
+        self._lanes: dict[int, Lane] = {}  # by the id of the TextModel, which the lane keeps alive
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="lmsmith-scheduler", daemon=True)
 
@@ -159,16 +125,21 @@ class Scheduler:
             self._wake.notify()
         return future
 
-    def warm_up(self, writer: TextModel) -> None:
-        """Creates a model's engine, and loads its compiled functions."""
+    def warm_up(self, writer: TextModel) -> Future[Any]:
+        """Creates a model's engine, and compiles what a request needs or loads it from Numba's
+        cache: the tokenizer, the decoder, sampling, and the report of log-probabilities.
+        """
 
         def run() -> None:
             engine = self._lane(writer).engine
-            engine.submit(Request([next(iter(writer.ends), 0)], 2))
+            writer.encode("a")
+            bytes_of(writer.tokenizer, 0)
+            sampling = Sampling(n_alternatives=1)
+            engine.submit(Request([0], 3, sampling, log_probabilities=True))
             while engine.busy:
                 engine.step()
 
-        self.call(run).result()
+        return self.call(run)
 
     def forget(self, writer: TextModel) -> Future[Any]:
         """Drops the engine of a model that has no jobs, to free its memory."""
@@ -235,24 +206,33 @@ class Scheduler:
     def _next(self) -> Job | None:
         """Takes the next job whose model has a free slot."""
         with self._wake:
-            for client, jobs in self._waiting.items():
+            for client in sorted(self._waiting, key=self._last_turn):
+                jobs = self._waiting[client]
                 for job in jobs:
                     lane = self._lanes.get(id(job.writer))
                     if lane is None or len(lane.jobs) < lane.n_slots:
                         jobs.remove(job)
                         self._n_waiting -= 1
                         self._waiting.move_to_end(client)
+                        self._n_turns += 1
+                        self._turns[_address(client)] = self._n_turns
                         if not jobs:
                             del self._waiting[client]
                         return job
+            if not self._waiting:
+                self._turns.clear()
         return None
 
-    def _lane(self, writer: TextModel) -> _Lane:
+    def _last_turn(self, client: str) -> int:
+        """Addresses take turns, and the users of one address among themselves."""
+        return self._turns.get(_address(client), 0)
+
+    def _lane(self, writer: TextModel) -> Lane:
         if id(writer) not in self._lanes:
-            self._lanes[id(writer)] = _Lane(writer, self.n_slots, self._prefix_bytes)
+            self._lanes[id(writer)] = Lane(writer, self.n_slots, self._prefix_bytes)
         return self._lanes[id(writer)]
 
-    def _step(self, lane: _Lane) -> None:
+    def _step(self, lane: Lane) -> None:
         n_found = lane.engine.n_tokens_found
         try:
             tokens = lane.engine.step()
@@ -332,6 +312,10 @@ class Scheduler:
                 self._fail(job, stopped)
         for _, future in self._calls:
             future.set_exception(stopped)
+
+
+def _address(client: str) -> str:
+    return client.partition(" ")[0]
 
 
 def _answer(function: Callable[[], Any], future: Future[Any]) -> None:

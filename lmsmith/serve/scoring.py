@@ -17,14 +17,18 @@ from lmsmith.models.interface import LOGITS_AT_ONCE, NeuralModel
 from lmsmith.serve.errors import bad
 from lmsmith.serve.pieces import Shown, bytes_of
 
+LONGEST = 8192
+"""Tokens of a scored prompt, for models without a context length: nothing else runs meanwhile."""
+
 
 def check_length(writer: TextModel, ids: Sequence[int]) -> None:
     """Raises ApiError for a prompt that the model cannot score in one window."""
     T = writer.model.context_length
-    if T is not None and len(ids) > T:
+    most = LONGEST if T is None else T
+    if len(ids) > most:
         raise bad(
-            f"the prompt has {len(ids):,} tokens and the model's context length is {T:,}: with "
-            "echo and logprobs a prompt must fit into it.",
+            f"the prompt has {len(ids):,} tokens: with echo and logprobs this model reads at most "
+            f"{most:,}.",
             "prompt",
             "context_length_exceeded",
         )

@@ -42,10 +42,10 @@ def run(options: Options, ready: Callable[[str], None]) -> int:
         max_bytes=options.max_bytes,
     )
     with contextlib.closing(_listen(options.host, options.port)) as listener:
-        first = models.load_first()
+        _log_to_stderr()
         scheduler.start()
         try:
-            scheduler.warm_up(first.writer)
+            models.load_first()
             serving = Serving(
                 models,
                 scheduler,
@@ -55,7 +55,6 @@ def run(options: Options, ready: Callable[[str], None]) -> int:
                 (options.host, *options.allowed_hosts),
                 options.log_prompts,
             )
-            _log_to_stderr()
             _run(make_app(serving), serving, listener, options, ready)
         finally:
             scheduler.stop()

@@ -74,8 +74,11 @@ class Grammars:
         self._tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(writer)))
         self._has_end = bool(writer.ends)
 
-    def constraint(self, schema: dict[str, Any]) -> GrammarConstraint:
-        """A constraint for one sequence. Raises ApiError for a schema that is not supported."""
+    def constraints(self, schema: dict[str, Any], n: int) -> list[GrammarConstraint]:
+        """A constraint for each of n sequences. Raises ApiError for a schema that is not supported.
+
+        Compiling a schema takes time, so it must not run in the event loop's thread.
+        """
         matcher_type = self._library.LLMatcher
         try:
             grammar = matcher_type.grammar_from_json_schema(to_json(schema), overrides=_LAYOUT)  # type: ignore[arg-type]
@@ -85,7 +88,7 @@ class Grammars:
         if matcher.is_error():
             reason = matcher.get_error().splitlines()[0][:500]
             raise bad(f"the schema cannot be used: {reason}", "response_format")
-        return GrammarConstraint(matcher, self._has_end)
+        return [GrammarConstraint(matcher.deep_copy(), self._has_end) for _ in range(n)]
 
 
 class GrammarConstraint:

@@ -25,6 +25,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
+from numba.core.runtime import rtsys
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,10 @@ def _handle_cache_errors(cache: Any, file: Path) -> None:
 
     def load_or_compile(signature: Any, target: Any) -> Any:
         try:
-            return load(signature, target)
+            # Machine code from disk needs Numba's memory management, and nothing else of what
+            # `load` sets up for compiling, which takes half a second.
+            rtsys.initialize(target)
+            return cache._load_overload(signature, target) or load(signature, target)
         except Exception:  # unpickling a damaged file can raise any exception
             with contextlib.suppress(OSError):
                 cache._cache_file.flush()  # empties the index, so that the new result is saved

@@ -1,7 +1,8 @@
 """Trains with fewer threads while other programs keep cores busy.
 
-`threads.py` chooses the number; `same_numbers.py` first checks that the results stay bit-identical.
-So a run may change its threads at any step, and a resumed run need not repeat the changes.
+`machine/threads.py` chooses the number; `same_numbers.py` first checks that the results stay
+bit-identical. So a run may change its threads at any step, and a resumed run need not repeat the
+changes.
 """
 
 import math
@@ -10,9 +11,9 @@ from collections.abc import Callable
 
 from lmsmith.data.batches.windows import AnyBatches
 from lmsmith.machine.limits import omp_threads
+from lmsmith.machine.threads import OtherPrograms, ThreadChoice
 from lmsmith.train.replica import Replica
 from lmsmith.train.same_numbers import can_be_checked, same_numbers, use_threads
-from lmsmith.train.threads import OtherPrograms, ThreadChoice
 
 SAY_SECONDS = 60.0  # minimum time between messages about the number of threads
 

@@ -14,6 +14,7 @@ import dataclasses
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -97,11 +98,13 @@ def copy_model(config: RunConfig, run: Path) -> None:
             shutil.copyfile(path, run / "model" / path.name)
 
 
-def saved_end_ids(run: Path) -> dict[str, list[int]]:
-    """Returns `ends`, the ids that end an imported model's text, from the run's model folder."""
+def saved_special_ids(run: Path) -> dict[str, Any]:
+    """Returns `begin`, the id before each text of an imported model, and `ends`, the ids that end
+    one, from the run's model folder; without those that it does not name.
+    """
     try:
         content = foreign_json.read(run / "model" / "config.json")["config"]
-        return {"ends": content["ends"]} if "ends" in content else {}
+        return {name: content[name] for name in ("begin", "ends") if name in content}
     except (
         OSError,
         ValueError,

@@ -64,7 +64,7 @@ OTHER_CALLS = {
     "rl": "lmsmith.api:rl",
     "replay": "lmsmith.train.replay:replay",
     "serve": "lmsmith.serve.server:run",
-    "verify": "lmsmith.verify:compare_gradients",
+    "verify": "lmsmith.verify:run",
     "bench train": "lmsmith.train.ladder:time_steps",
     "bench generate": "lmsmith.generate.bench:decode_speed",
     "bench ladder": "lmsmith.train.ladder:climb",

@@ -1,16 +1,15 @@
 """LoRA: only adapters learn, merging changes nothing, and PEFT reads what `export` writes."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from chats import QUIET, SHORT, make_base, write_chats
+from other_versions import python_with
 
 from lmsmith.chat.sft import tune
 from lmsmith.checkpoint import load_checkpoint, load_model
@@ -160,29 +159,13 @@ with torch.no_grad():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["llama", "gpt2"])
-def test_peft_gives_our_logits(preset: str, tmp_path: Path) -> None:
+def test_peft_gives_our_logits(preset: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     make_base(tmp_path, preset=preset)
     write_chats(tmp_path / "chats.jsonl")
     run = lora(tmp_path, "tuned", **{"lora.targets": "q,v,out,up,down"})
     export_model(tmp_path / "base", tmp_path / "hf", to="hf")
     export_model(run, tmp_path / "peft", to="peft")
-    installed = os.environ.get("LMSMITH_PEFT", "")
-    if not installed:
-        installed = str(tmp_path / "site")
-        words = [
-            "install",
-            "-q",
-            "--no-deps",
-            "--target",
-            installed,
-            "peft<0.19",
-            "accelerate",
-            "psutil",
-        ]
-        done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"peft cannot be installed here: {done.stderr[-200:]}")
-    paths = os.pathsep.join([os.environ.get("PYTHONPATH", ""), installed])
+    python = python_with("peft", request)
     ids = [*list(range(0, 60, 3)), 256, 260]
     words = [
         str(tmp_path / "hf"),
@@ -190,9 +173,7 @@ def test_peft_gives_our_logits(preset: str, tmp_path: Path) -> None:
         json.dumps(ids),
         str(tmp_path / "logits.pt"),
     ]
-    subprocess.run(
-        [sys.executable, "-c", PROGRAM, *words], check=True, env=os.environ | {"PYTHONPATH": paths}
-    )
+    subprocess.run([python, "-c", PROGRAM, *words], check=True)
     model, _, _ = load_for_use(run)
     with torch.no_grad():
         ours = model(torch.tensor([ids]))  # type: ignore[operator]

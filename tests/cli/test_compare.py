@@ -1,10 +1,13 @@
 """`lmsmith compare`: the table, the JSON and the page."""
 
 import json
+import math
+import random
+import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Lmsmith
+from conftest import TINY, Lmsmith
 
 
 def test_runs_and_compressors_on_one_text(lmsmith: Lmsmith, run: Path) -> None:
@@ -49,7 +52,13 @@ def test_runs_and_compressors_on_one_text(lmsmith: Lmsmith, run: Path) -> None:
 
 def test_missing_arguments_and_files_are_named(lmsmith: Lmsmith) -> None:
     for words, what in (
-        ((), "name runs and --text FILE"),
+        ((), "name runs and --text FILE or --tasks NAMES"),
+        (("nothing",), "nothing to compare"),
+        (("nothing", "--tasks", "piqa"), "at least two runs"),
+        (("a", "b", "--tasks", "pika"), "Did you mean 'piqa'?"),
+        (("a", "b", "--tasks", "story_object"), "a is not a run"),
+        (("a", "b", "--text", "book.txt", "--limit", "3"), "limit is for tasks"),
+        (("a", "b", "--tasks", "piqa", "--items", "a.jsonl", "b.jsonl"), "do not go together"),
         (("nothing", "--text", "book.txt"), "nothing is not a run"),
         (("nothing", "--text", "none.txt"), "there is no file or folder none.txt"),
         (
@@ -95,3 +104,62 @@ def test_items_of_tasks(lmsmith: Lmsmith) -> None:
     done = lmsmith("compare", "--items", "a.jsonl")
     assert done.status == 2
     assert "at least two models" in done.err
+
+
+def test_tasks_on_several_runs(lmsmith: Lmsmith, run: Path) -> None:
+    """Accuracies are those of `eval`, and the test is McNemar's, computed here from the items."""
+    shutil.copytree(run, lmsmith.cwd / "same")
+    done = lmsmith("train", "book.txt", *("--steps", 2, "--seed", 5, "--out", "other"), *TINY)
+    assert done.status == 0, done.err
+    draw = random.Random(0)
+    rows = [
+        {
+            "query": "The cat saw it.",
+            "choices": ["".join(draw.choices("tesh", k=4)) for _ in "ab"],
+            "gold": 0,
+        }
+        for _ in range(60)
+    ]
+    (lmsmith.cwd / "piqa.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = ("--tasks", "piqa", "--task-data", "piqa.jsonl", "--limit", 50)
+    done = lmsmith("compare", "run", "other", "same", *asked, "--json", "--out", "tasks.html")
+    assert done.status == 0, done.err
+    found = {row["name"]: row for row in json.loads(done.out)}
+    right = {}
+    for name in ("run", "other"):
+        done = lmsmith("eval", name, *asked, "--json", "--per-item", f"{name}.jsonl")
+        numbers = json.loads(done.out)["tasks"]["piqa"]
+        assert found[name]["accuracy"] == pytest.approx(numbers["acc"])
+        assert found[name]["n_items"] == 50
+        lines = map(json.loads, (lmsmith.cwd / f"{name}.jsonl").read_text().splitlines())
+        right[name] = [line["acc"] == 1 for line in lines]
+    pairs = {(d["a"], d["b"]): d for row in found.values() for d in row["differences"]}
+    one, two = (
+        sum(x and not y for x, y in zip(right[a], right[b], strict=True))
+        for a, b in (("run", "other"), ("other", "run"))
+    )
+    few, n = min(one, two), one + two
+    assert n > 0
+    p = min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n)
+    tested = pairs["run", "other"]
+    assert tested["p"] == pytest.approx(p)
+    assert tested["difference"] == pytest.approx((one - two) / 50)
+    assert tested["low"] <= tested["difference"] <= tested["high"]
+    assert pairs["run", "same"]["p"] == 1
+    assert pairs["run", "same"]["verdict"] == "no difference shown"
+    assert "no difference shown" in (lmsmith.cwd / "tasks.html").read_text()
+    # ---- saved results of the same items give the same test ----
+    done = lmsmith("compare", "--items", "run.jsonl", "other.jsonl", "--json")
+    saved = json.loads(done.out)[0]["differences"][0]
+    assert {key: saved[key] for key in ("p", "low", "high")} == {
+        key: tested[key] for key in ("p", "low", "high")
+    }
+    # ---- beside a text, and in words ----
+    done = lmsmith("compare", "run", "other", "--text", "book.txt", *asked)
+    assert done.status == 0, done.err
+    assert "no difference shown" in done.out
+    assert "McNemar's test" in done.out
+    assert "gzip" in done.out
+    assert "run, piqa: 50 of 50 items are longer than the model's context" in " ".join(
+        done.out.split()
+    )

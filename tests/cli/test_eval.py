@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,51 @@ def test_scores_match_a_plain_loop(lmsmith: Lmsmith, run: Path) -> None:
     assert all(found[name] == 0 for name in found.keys() - shown)  # others get a note
     assert lines["nats_per_token"] == f"{found['nats_per_token']:.4f}"
     assert lines["n_bytes"] == "1,321"
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_packed_weights_and_their_change(lmsmith: Lmsmith, run: Path, weights: str) -> None:
+    """The same matrices rounded here, in place of the run's."""
+    text = TEXT[3000:4321]
+    (lmsmith.cwd / "other.txt").write_text(text)
+    done = lmsmith("eval", "run", "--text", "other.txt", "--weights", weights, "--json")
+    assert (done.status, done.err) == (0, "")
+    found = json.loads(done.out)
+    rounded = shutil.copytree(run, lmsmith.cwd / "rounded")
+    tensors, config = load_model(rounded / "model")
+    for name, matrix in tensors.items():
+        if matrix.dim() != 2 or "ngram" in name or "position" in name or "value" in name:
+            continue
+        if weights == "bf16":
+            matrix.copy_(matrix.bfloat16())
+        else:
+            step = matrix.abs().amax(1, keepdim=True) / 127
+            matrix.copy_(torch.round(matrix / step) * step)
+    save_model(rounded / "model", tensors, config)
+    nats, n_tokens = plain_loop(rounded, text)
+    assert found["nats_per_token"] == pytest.approx(nats / n_tokens, rel=1e-6)
+    nats, _ = plain_loop(run, text)
+    full = nats / math.log(2) / len(text)
+    assert found["fp32_bits_per_byte"] == pytest.approx(full, rel=1e-6)
+    change = found["bits_per_byte"] - found["fp32_bits_per_byte"]
+    assert found["bits_per_byte_change"] == pytest.approx(change, abs=1e-12)
+    assert 0 < abs(change) < 0.02
+    shown = " ".join(
+        lmsmith("eval", "run", "--text", "other.txt", "--weights", weights).out.split()
+    )
+    assert f"with fp32 weights bits_per_byte is {full:.4f}, so {weights} changes it by " in shown
+    # Without a text, on the validation text.
+    done = lmsmith("eval", "run", "--weights", weights, "--json")
+    assert json.loads(done.out)["weights"] == weights
+
+
+def test_a_model_with_nothing_to_pack(lmsmith: Lmsmith) -> None:
+    done = lmsmith("train", "book.txt", "--preset", "ngram", "--model.order", 3, "--out", "counts")
+    assert done.status == 0, done.err
+    done = lmsmith("eval", "counts", "--weights", "int8")
+    assert (done.status, done.out) == (2, "")
+    assert "weights = 'int8' is for Transformers" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_ids_without_a_token_are_scored_but_not_generated(lmsmith: Lmsmith) -> None:
@@ -211,3 +257,13 @@ def test_a_model_without_its_run_has_no_validation_text(lmsmith: Lmsmith, run: P
             "nats_per_token"
         ]
     )
+
+
+def test_a_run_without_its_tokenizer(lmsmith: Lmsmith, run: Path) -> None:
+    for file in [*run.glob("model/tokenizer*"), *run.glob("tokens/tokenizer*")]:
+        file.unlink()
+    for words in (["eval", "run"], ["eval", "run", "--tasks", "story_object"], ["generate", "run"]):
+        done = lmsmith(*words)
+        assert (done.status, done.out) == (1, "")
+        assert "run has no tokenizer" in done.err
+        assert "Traceback" not in done.err

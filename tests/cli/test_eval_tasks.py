@@ -77,10 +77,11 @@ def test_tasks_of_a_run(lmsmith: Any, run: str) -> None:
     done = lmsmith(*asked, "--per-document", "each.jsonl")
     each = [json.loads(x) for x in (lmsmith.cwd / "each.jsonl").read_text().splitlines()]
     assert [one["n_bytes"] for one in each] == [7, 15]
-    for one in each:
-        (lmsmith.cwd / "one.jsonl").write_text(json.dumps({"text": one["text"]}))
-        alone = json.loads(lmsmith("eval", run, "--text", "one.jsonl", "--json").out)
-        assert one["bits_per_byte"] == pytest.approx(alone["bits_per_byte"])
+    whole = json.loads(done.out)
+    assert whole == json.loads(lmsmith(*asked).out)
+    assert sum(one["n_tokens"] for one in each) == whole["n_tokens"]
+    nats = whole["nats_per_token"] * whole["n_tokens"]
+    assert sum(one["nats"] for one in each) == pytest.approx(nats, rel=1e-6)
 
 
 def test_training_with_an_unknown_task_is_refused_before_the_text_is_read(lmsmith: Any) -> None:

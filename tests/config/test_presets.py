@@ -68,6 +68,7 @@ QWEN3 = {
     "model.norm_eps": 1e-6,
     "model.qk_norm": True,
     "model.qk_gain": "dimension",
+    "model.n_head_per_kv": 2,
     "model.tied_head": True,
 }
 MODERN = {
@@ -122,6 +123,18 @@ def test_presets_change_known_settings_and_share_nothing() -> None:
         assert set(PRESETS.get(name)) <= set(dict(settings(type(preset(name).model))))
     assert preset("gpt2") == preset("gpt2")
     assert len({preset(name) for name in PRESETS}) == len(PRESETS.names())
+
+
+@pytest.mark.parametrize(
+    ("n_head", "n_kv"), [(1, 1), (2, 1), (3, 3), (4, 2), (9, 9), (12, 6), (16, 8)]
+)
+def test_qwen3_groups_queries_at_every_size(n_head: int, n_kv: int) -> None:
+    """Qwen3-0.6B has 16 query heads and 8 key-value heads."""
+    base = preset("qwen3")
+    changed = base.changed(sized(base, n_head), where="here")
+    assert (changed.model.n_head, changed.model.n_kv) == (n_head, n_kv)  # type: ignore[attr-defined]
+    given = changed.changed({"model.n_kv_head": n_head}, where="here").model
+    assert given.n_kv == n_head  # type: ignore[attr-defined]
 
 
 def test_the_default_preset_is_there() -> None:

@@ -36,6 +36,7 @@ BAD: dict[str, list[Any]] = {
     "model.n_layer": [0, -1],
     "model.n_head": [0, 5, 768],
     "model.n_kv_head": [-1, 4, 12],
+    "model.n_head_per_kv": [0, -1],
     "model.d_model": [0, 383],
     "model.d_head": [-1, 3],
     "model.d_ff": [-1],
@@ -112,6 +113,7 @@ BAD: dict[str, list[Any]] = {
 GOOD: dict[str, list[Any]] = {
     "model.n_head": [1, 2, 3, 192],
     "model.n_kv_head": [0, 1, 2, 3, 6],
+    "model.n_head_per_kv": [1, 2, 4, 1000],
     "model.d_head": [0, 2, 64, 1000],
     "model.rope_fraction": [1.0, 0.5, 2 / 64],
     "model.ngram_tables": [(), (2,), (2, 8)],
@@ -480,6 +482,7 @@ def transformers(draw: some.DrawFn, drawn: dict[str, Any]) -> dict[str, Any]:
     found = dict(drawn)
     n_kv, groups, half = (draw(some.integers(1, 9)) for _ in range(3))
     found |= {"model.n_kv_head": n_kv, "model.n_head": n_kv * groups}
+    found["model.n_head_per_kv"] = draw(some.integers(1, 5))
     found["model.d_model"] = n_kv * groups * 2 * half
     found["model.d_head"] = 2 * draw(some.integers(0, 40))
     found["model.window_pattern"] = draw(some.text("SL", max_size=5))

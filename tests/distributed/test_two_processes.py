@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lmsmith.checkpoint import load_checkpoint
 
@@ -266,6 +268,27 @@ def test_a_signal_ends_all_ranks_after_a_save(place: Path) -> None:
 
 
 @pytest.mark.slow
+def test_one_rank_alone_asks_for_a_save_and_for_an_end(place: Path) -> None:
+    """Rank 1's clock makes a save due after step 5, and rank 1 alone gets a signal in step 9: both
+    ranks save and stop together.
+    """
+    script = [str(Path(__file__).parent / "lopsided.py")]
+    longer = [*TINY, "--train.save_every", "100", "--steps", "30"]
+    done = lmsmith(place, "train", "text.txt", *longer, "--out", "run", n=2, script=script)
+    assert (place / "run").exists(), done.stderr[-3000:]
+    summary = json.loads((place / "run" / "summary.json").read_text(encoding="utf-8"))
+    found = (summary["finished"], summary["signal"], summary["steps"])
+    assert found == ("signal", "SIGTERM", 9), done.stderr[-3000:]
+    assert sorted(path.name for path in (place / "run" / "checkpoints").iterdir()) == [
+        "step-00000005",
+        "step-00000009",
+    ]
+    done = lmsmith(place, "resume", "run", n=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    same(losses(place / "run"), losses(trained(place, "alone", "--steps", "30")), 1e-11)
+
+
+@pytest.mark.slow
 def test_a_lost_process_is_restarted_and_the_run_continues(place: Path) -> None:
     """torchrun's --max-restarts: one of the two is killed after the first save. The weights equal
     those of an undisturbed run.
@@ -370,3 +393,32 @@ def test_hooks_of_two_processes(place: Path, how: str) -> None:
                 tensor.equal(one.tensors[group][name])
                 for name, tensor in wanted.tensors[group].items()
             )
+
+
+@pytest.mark.slow
+def test_adapters_have_the_losses_and_weights_of_one_process(place: Path) -> None:
+    """LoRA: frozen matrices and learned adapters, with grouped queries and a gated layer."""
+    trained(place, "base", "--preset", "qwen3")
+    words = ["--from", "base", "--lora.rank", "2", "--lora.targets", "q,v,out,gate,down"]
+    settings = [*TINY[TINY.index("--train.batch_size") :], *words]
+
+    def tuned(name: str, *extra: str, n: int) -> Path:
+        done = lmsmith(place, "train", "text.txt", *settings, *extra, "--out", name, n=n)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return place / name
+
+    alone = tuned("alone", n=1)
+    base = load_file(place / "base" / "model" / "model.safetensors")
+    for how in ("ddp", "fsdp"):
+        two = tuned(how, "--train.parallel", how, n=2)
+        same(losses(two), losses(alone), 1e-12)
+        for file in ("adapter/adapter.safetensors", "model/model.safetensors"):
+            found, wanted = load_file(two / file), load_file(alone / file)
+            assert found.keys() == wanted.keys()
+            for name, tensor in found.items():
+                torch.testing.assert_close(tensor, wanted[name], rtol=1e-9, atol=1e-12)
+        assert any(not torch.equal(base[name], found[name]) for name in base)
+    back_to(two, 8)
+    done = lmsmith(place, "resume", two.name, n=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    same(losses(two), losses(alone), 1e-12)

@@ -1,4 +1,4 @@
-"""Continuous batching: every sequence is what it is alone, whoever joins and leaves."""
+"""Continuous batching: a sequence is the same alone and beside others that come and go."""
 
 from collections import defaultdict
 
@@ -177,7 +177,7 @@ def test_drafts_that_cannot_work() -> None:
 
 
 def test_memory_stays_constant_over_many_tokens() -> None:
-    """The window slides for ever, and the cache does not grow with the text."""
+    """The window slides again and again, and the cache does not grow with the text."""
     model = _gpt(context_length=32)
     engine = Engine(model, n_slots=1)
     engine.submit(Request([1], max_tokens=1500))

@@ -34,11 +34,11 @@ def test_a_prompt_begins_with_the_models_begin_token() -> None:
         TextModel.of(Fixed([0, 1], 2), CharTokenizer("ab", False)).encode("")
 
 
-def test_streams_batches_and_samples_end_at_the_models_own_ends() -> None:
+def test_streams_batches_and_samples_begin_and_end_as_the_model_does() -> None:
     writer = imported()
     assert "".join(writer.stream("", max_tokens=50)) == "helo"
     assert writer.continuations(["", "h"], max_tokens=50, n=3) == [["helo"] * 3, ["elo"] * 3]
-    # A fine-tuned one begins with the end of text, as its training text does, and keeps its ends.
-    model = Fixed([256, *b"helo", END, *b"xy"], 257)
-    assert sample_texts(model, writer.tokenizer, 2, 60.0, 1, [END]) == ["helo", "helo"]
+    # A model that is being fine-tuned keeps both.
+    model = Fixed([BEGIN, *b"helo", END, *b"xy"], 257)
+    assert sample_texts(model, writer.tokenizer, 2, 60.0, 1, IMPORTED) == ["helo", "helo"]
     assert torch.is_grad_enabled()

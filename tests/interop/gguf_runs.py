@@ -19,12 +19,18 @@ TEXT = (
     "naïve café, 中文字, العربية, हिन्दी. Don't!  We'll see:\r\n\n  x = f(y)\n"
 )
 LLAMA3 = {"rope_scaling": "llama3", "rope_factor": 4.0, "rope_original_context": 32}
+YARN = {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_original_context": 24}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"n_kv_head": 2, "tied_head": True}),
     "llama, untied, biases": ("llama", {"attention_bias": "qkv", "tied_head": False}),
     "llama, all biases": ("llama", {"bias": True, "d_head": 20}),
     "llama, stretched": ("llama", LLAMA3 | {"norm_gain": False}),
     "llama, linear": ("llama", {"rope_scaling": "linear", "rope_factor": 2.0}),
+    "llama, yarn": ("llama", YARN),
+    "qwen3": ("qwen3", {"n_kv_head": 2}),
+    "qwen3, untied": ("qwen3", {"tied_head": False, "d_head": 20, "norm_eps": 0.01}),
+    "qwen3, linear": ("qwen3", {"rope_scaling": "linear", "rope_factor": 2.0, "n_kv_head": 1}),
+    "qwen3, yarn": ("qwen3", YARN | {"vocab_multiple": 64}),
     "gpt2": ("gpt2", {}),
     "gpt2, untied": ("gpt2", {"tied_head": False, "bias": False, "vocab_multiple": 64}),
 }
@@ -47,7 +53,7 @@ def run(
     model = GPT(config).eval()  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
     for parameter_name, p in model.named_parameters():
-        gain = p.dim() == 1 and parameter_name.endswith("weight")
+        gain = p.dim() == 1 and parameter_name.endswith(("weight", "gain"))
         p.data.normal_(1.0 if gain else 0.0, 0.2, generator=generator)
     tensors = {key: p.detach().to(dtype) for key, p in model.named_parameters()}
     folder.mkdir()

@@ -145,7 +145,7 @@ def test_computes_the_same_in_this_version(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_computes_the_same_in_version_5(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    python = python_with("transformers>=5,<6", request.config.cache.mkdir("environments"))
+    python = python_with("transformers 5", request)
     models = {kind: exported(kind, tmp_path / str(i)) for i, kind in enumerate(KINDS)}
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     script = Path(__file__).with_name("use_custom_code.py")
@@ -181,8 +181,7 @@ print(json.dumps({
 def test_lm_evaluation_harness_runs_it(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    requirements = "lm-eval[hf]>=0.4.9 huggingface_hub<1"
-    python = python_with(requirements, request.config.cache.mkdir("environments"))
+    python = python_with("lm-eval", request)
     model, folder = exported(kind, tmp_path)
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(

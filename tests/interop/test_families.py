@@ -30,6 +30,11 @@ THREE = {"num_attention_heads": 3, "num_key_value_heads": 1}  # heads of 12
 SLIDING = {"use_sliding_window": True, "sliding_window": 7}
 QWEN3 = {"head_dim": 8}  # its default is 128
 NEOX = {"num_attention_heads": 3, "hidden_size": 48}
+SMOLLM2 = {  # a Llama model: settings of SmolLM2-135M that are not Llama's defaults
+    **{"tie_word_embeddings": True, "rope_theta": 100_000, "rms_norm_eps": 1e-5},
+    **{"is_llama_config": True, "rope_interleaved": False, "num_key_value_heads": 1},
+    **{"num_attention_heads": 3},
+}
 NO_ROPE = {"num_hidden_layers": 4}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 200}
 FACTORS = [1.0, 1.1, 1.5, 2.0, 3.0, 4.0]
@@ -59,6 +64,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mistral, without window": ("mistral", {"sliding_window": None}),
     "mistral, its window": ("mistral", {}),
+    "smollm2": ("llama", SMOLLM2),
     "smollm3": ("smollm3", NO_ROPE),
     "smollm3, own head, biases": (
         "smollm3",
@@ -108,7 +114,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral, llama3": ("mistral", {"rope_scaling": LLAMA3, "sliding_window": 30} | THREE),
     "neox, yarn": ("gpt_neox", {"rope_scaling": YARN, "rotary_pct": 0.75} | NEOX),
 }
-SMALL = ("qwen2", "qwen3", "mistral", "smollm3", "olmo2", "neox")
+SMALL = ("qwen2", "qwen3", "mistral", "smollm2", "smollm3", "olmo2", "neox")
 
 
 def ours(folder: Path) -> GPT:
@@ -181,7 +187,7 @@ def test_greedy_text_is_the_same_for_200_tokens(kind: str, tmp_path: Path) -> No
 def test_transformers_5_reads_what_is_written(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    python = python_with("transformers>=5,<6", request.config.cache.mkdir("environments"))
+    python = python_with("transformers 5", request)
     folders = {}
     for number, (kind, (name, changes)) in enumerate(KINDS.items()):
         theirs = saved(random_model(name, **changes), tmp_path / f"{number}-theirs")
@@ -234,7 +240,7 @@ EXPORTS: dict[str, tuple[str, dict[str, Any]]] = {
             "qk_gain": "head",
             "norm": "layernorm",
             "feed_forward": "gelu",
-            "n_kv_head": 0,
+            "n_kv_head": 6,
             "rope_fraction": 0.34,
             "parallel_residual": True,
         },
@@ -276,6 +282,23 @@ REAL: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "SmolLM2 135M": (
+        "llama",
+        {
+            **{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30},
+            **{"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152},
+            **{"max_position_embeddings": 8192, "tie_word_embeddings": True},
+            **{"rope_theta": 100_000, "rms_norm_eps": 1e-5},
+        },
+    ),
+    "SmolLM3 3B": (
+        "smollm3",
+        {
+            **{"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36},
+            **{"num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 128256},
+            **{"max_position_embeddings": 65536, "rope_theta": 5_000_000.0},
+        },
+    ),
     "Pythia 160M": (
         "gpt_neox",
         {
@@ -304,6 +327,24 @@ def test_real_sizes_have_the_tensors_of_transformers(name: str) -> None:
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {
         name: tuple(p.shape) for name, p in theirs.named_parameters()
     }
+
+
+def test_smollm3s_layers_without_positions(tmp_path: Path) -> None:
+    """Every fourth layer of SmolLM3 is without RoPE, both ways; without the pattern, the model
+    computes something else.
+    """
+    theirs = random_model("smollm3", **NO_ROPE)
+    assert theirs.config.no_rope_layers == [1, 1, 1, 0]
+    config, tensors = read(saved(theirs, tmp_path / "theirs"))
+    assert config.rope_pattern == "RRRN"
+    (tmp_path / "back").mkdir()
+    write(tmp_path / "back", config, tensors)
+    again = transformers.AutoConfig.from_pretrained(tmp_path / "back")
+    assert again.no_rope_layers == [1, 1, 1, 0]
+    model = GPT(dataclasses.replace(config, rope_pattern="")).eval()
+    model.load_state_dict(tensors)
+    ids = random_ids()
+    assert (logits(model, ids) - logits(theirs, ids)).abs().max() > 0.1
 
 
 REFUSALS: list[tuple[str, dict[str, Any], str]] = [

@@ -225,6 +225,21 @@ def test_models_that_llama_cpp_does_not_have(tmp_path: Path) -> None:
         changed = type(config)(**(vars(config) | {name: value}))
         with pytest.raises(ConfigError, match=name):
             gguf_models.architecture_for(changed)
+    longrope = {
+        **{"rope_scaling": "longrope", "rope_factor": 2.0, "rope_original_context": 32},
+        "rope_factors": (1.5,) * 8,
+    }
+    with pytest.raises(ConfigError, match="rope_scaling = longrope"):
+        gguf_models.architecture_for(type(config)(**(vars(config) | longrope)))
+    qwen3 = lmsmith.load(run(tmp_path / "qwen3", "qwen3")).config
+    changes: tuple[dict[str, Any], ...] = (
+        {"window": 8, "window_pattern": "S"},
+        {"attention_bias": "all"},
+        {"rope_scaling": "llama3", "rope_factor": 2.0, "rope_original_context": 32},
+    )
+    for settings in changes:
+        with pytest.raises(ConfigError, match=f"qwen3.*{next(iter(settings))}"):
+            gguf_models.architecture_for(type(qwen3)(**(vars(qwen3) | settings)))
 
 
 # ---- damaged and hostile files -------------------------------------------------------------------

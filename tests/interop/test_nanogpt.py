@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from random_models import logits, random_ids
 from test_runs import lmsmith
 from torch import Tensor
 
-from lmsmith.errors import CheckpointError, ConfigError, LmsmithError, TokenizerError
+from lmsmith.errors import CheckpointError, LmsmithError, TokenizerError
 from lmsmith.interop.importing import import_model
 from lmsmith.run_folder import load_for_use, load_weights
 
@@ -187,13 +186,3 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(CheckpointError, match=r"final_norm\.weight \(1 NaN"):
         import_model(str(tmp_path / "ckpt.pt"), out=tmp_path / "run")
-
-
-def test_nanochat_is_refused_by_name(tmp_path: Path) -> None:
-    weights = {"transformer.wte.weight": 1, "smear_gate.weight": 1, "resid_lambdas": 1}
-    torch.save({k: torch.zeros(2) for k in weights}, tmp_path / "model_000100.pt")
-    (tmp_path / "meta_000100.json").write_text("{}")
-    for source in (tmp_path, tmp_path / "model_000100.pt"):
-        with pytest.raises(ConfigError, match=r"model of nanochat.*smear gate.*QK-norm"):
-            import_model(str(source), out=tmp_path / "run")
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)

@@ -17,7 +17,6 @@ from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError
 from lmsmith.interop import onnx_model
 
-REQUIREMENTS = "onnx>=1.17 onnxscript>=0.5 onnxruntime>=1.20"
 TEXTS = ["The cat sat.", "A"]
 
 
@@ -26,7 +25,7 @@ TEXTS = ["The cat sat.", "A"]
 def test_greedy_text_with_past_key_values(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    python = python_with(REQUIREMENTS, request.config.cache.mkdir("environments"))
+    python = python_with("onnx", request)
     model = run_of(kind, tmp_path / "run")
     script = Path(__file__).with_name("use_onnx.py")
     project = str(Path(package.__file__).parent.parent)

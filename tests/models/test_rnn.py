@@ -153,7 +153,10 @@ def test_initial_weights(cell: str) -> None:
     for gate in kernel.weight_hh_l0.split(64):
         torch.testing.assert_close(gate @ gate.T, torch.eye(64), rtol=0, atol=1e-5)
     assert float(kernel.weight_ih_l0.detach().std()) == pytest.approx(1 / 8, rel=0.03)
-    assert float(kernel.bias_ih_l0.sum()) == (64 if cell == "lstm" else 0)
+    biases = kernel.bias_ih_l0 + kernel.bias_hh_l0
+    # gates of an LSTM: input, forget, cell, output
+    gates = [0.0, 1.0, 0.0, 0.0] if cell == "lstm" else [0.0] * (len(biases) // 64)
+    assert biases.view(-1, 64).tolist() == [[gate] * 64 for gate in gates]
     n_gates = {"elman": 1, "gru": 3, "lstm": 4}[cell]
     assert model.n_parameters() == V * 64 + 2 * n_gates * (2 * 64 * 64 + 2 * 64) + V * 65
 

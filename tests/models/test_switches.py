@@ -42,6 +42,11 @@ SWITCHES: dict[str, list[tuple[dict[str, Any], Any, str, str | int]]] = {
         ({}, 2, BLOCK + r"attention\.qk_gain", 1)
     ],  # a first token sees itself, whatever the weights
     "n_kv_head": [({}, 2, BLOCK + r"attention\.qkv", EVERYWHERE), ({}, 4, NOWHERE, NOWHERE)],
+    "n_head_per_kv": [
+        ({}, 2, BLOCK + r"attention\.qkv", EVERYWHERE),
+        ({}, 3, BLOCK + r"attention\.qkv", EVERYWHERE),  # 2, because 3 does not divide 4
+        ({"n_kv_head": 4}, 2, NOWHERE, NOWHERE),
+    ],
     "d_model": [({}, 24, r"token|head|" + BLOCK + "(attention.(qkv|out)|feed)", EVERYWHERE)],
     "d_head": [({}, 6, BLOCK + r"attention\.(qkv|out)", EVERYWHERE), ({}, 4, NOWHERE, NOWHERE)],
     "d_ff": [({}, 40, BLOCK + "feed_forward", EVERYWHERE)],

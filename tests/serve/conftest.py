@@ -10,6 +10,7 @@ import torch
 import lmsmith
 from lmsmith import api
 from lmsmith.machine import products as measure
+from lmsmith.tokens.tokenizer import ByteTokenizer
 from lmsmith.train.hooks import sample
 
 TEXT = (
@@ -36,7 +37,9 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs "run" (a Transformer) and "ngram"."""
+    """A folder with the runs "run" (a Transformer), "ngram", and "gru", which reads bytes and has an
+    end token.
+    """
     place = tmp_path_factory.mktemp("serve")
     book = place / "book.txt"
     book.write_text(TEXT, encoding="utf-8")
@@ -46,6 +49,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(measure, "SHAPE", (64, 64, 64))
         lmsmith.train(book, out=place / "run", steps=20, settings=TINY)
         lmsmith.train(book, out=place / "ngram", preset="ngram")
+        ByteTokenizer(end_of_text=True).save(place / "bytes")
+        small = {name: value for name, value in TINY.items() if name != "model.n_head"}
+        options = {"preset": "gru", "steps": 2, "tokenizer": place / "bytes"}
+        lmsmith.train(book, out=place / "gru", settings=small, **options)
     torch.set_num_threads(n)
     return place
 
@@ -54,10 +61,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path) -> Iterator[Any]:
     from running import serving  # needs the libraries of lmsmith[serve]
 
-    with serving([folder / "run", folder / "ngram"]) as started:
+    with serving([folder / "run", folder / "ngram", folder / "gru"]) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def lm(folder: Path) -> api.LM:
     return lmsmith.load(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def gru(folder: Path) -> api.LM:
+    return lmsmith.load(folder / "gru")

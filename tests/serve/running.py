@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -85,9 +86,10 @@ def serving(runs: list[Path], **options: Any) -> Iterator[Server]:
     of_scheduler = {name: options.pop(name) for name in names if name in options}
     metrics = Metrics()
     scheduler = Scheduler(metrics=metrics, **of_scheduler)
-    models = Models(runs, scheduler, max_bytes=options.pop("max_bytes", None))
-    models.load_first()
+    of_models = {name: options.pop(name) for name in ("max_bytes", "draft") if name in options}
+    models = Models(runs, scheduler, **of_models)
     scheduler.start()
+    models.load_first()
     state = Serving(models, scheduler, metrics, limits, **options)
     listener = servers._listen("127.0.0.1", 0)
     started = threading.Event()
@@ -114,3 +116,25 @@ def wait_until(seen: Any, seconds: float = 10) -> None:
     while not seen():
         assert time.monotonic() < until
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def memory_grows_by_at_most(n_bytes: int) -> Iterator[None]:
+    """Compares the peak of this process's memory in the context with its memory before. Measures
+    on Linux only; elsewhere it does nothing.
+    """
+    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not reset.exists():
+        yield
+        return
+
+    def kilobytes(name: str) -> int:
+        found = re.search(rf"^{name}:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
+    reset.write_text("5")  # the peak begins at the current size
+    before = kilobytes("VmRSS")
+    yield
+    grown = (kilobytes("VmHWM") - before) << 10
+    assert grown <= n_bytes, f"{grown / (1 << 20):.1f} MiB"

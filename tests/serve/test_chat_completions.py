@@ -157,7 +157,7 @@ def test_a_json_schema_is_followed() -> None:
         writer = TextModel.of(model.eval(), tokenizer)
         grammars = Grammars(writer)
         engine = Engine(model, 4, forbidden=torch.tensor([] if has_end else [256]))
-        constraints = [grammars.constraint(SCHEMA) for _ in range(4)]
+        constraints = grammars.constraints(SCHEMA, 4)
         for i, constraint in enumerate(constraints):
             engine.submit(
                 Request([65], 100, seed=1, index=i, ends=writer.ends, constraint=constraint)

@@ -120,7 +120,7 @@ def test_an_ngram_model_is_loaded_when_it_is_asked_for(server: Server, folder: A
     answer = server.complete(prompt="The", model="ngram", **SAMPLED)
     assert text_of(answer) == lmsmith.load(folder / "ngram").generate("The", **SAMPLED)
     models = server.send("/v1/models").json["data"]
-    assert [each["id"] for each in models] == ["run", "ngram"]
+    assert [each["id"] for each in models] == ["run", "ngram", "gru"]
     assert server.send("/v1/models/ngram").json["id"] == "ngram"
 
 
@@ -136,6 +136,68 @@ def test_logit_bias_and_usage_in_a_stream(server: Server, lm: LM) -> None:
     assert "".join(e["choices"][0]["text"] for e in events[:-1]) == "xxx"
     assert events[-1]["choices"] == []
     assert events[-1]["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_end_token_has_a_log_probability(server: Server, gru: LM, stream: bool) -> None:
+    """Harnesses ask for one new token and drop the last log-probability: it must not be one of the
+    prompt's.
+    """
+    end, ids = min(gru.writer.ends), gru.writer.encode("The cat")
+    answer = server.complete(
+        **{
+            "model": "gru",
+            "prompt": ids,
+            "echo": True,
+            "logprobs": 1,
+            "max_tokens": 1,
+            "stream": stream,
+        },
+        **{"logit_bias": {str(end): 100}, "return_token_ids": True},
+    )
+    choices = [e["choices"][0] for e in answer.events] if stream else answer.json["choices"]
+    found = {
+        name: [each for choice in choices for each in choice["logprobs"][name]]
+        for name in ("tokens", "token_logprobs", "text_offset", "top_logprobs")
+    }
+    assert choices[-1]["finish_reason"] == "stop"
+    assert [id for choice in choices for id in choice["token_ids"]] == [end]
+    assert {name: len(each) for name, each in found.items()} == dict.fromkeys(found, len(ids) + 1)
+    assert found["tokens"][-1] == ""
+    assert found["text_offset"][-1] == len("".join(choice["text"] for choice in choices))
+    expected = float(gru.logits(ids).log_softmax(-1)[-1, end])
+    assert found["token_logprobs"][-1] == pytest.approx(expected, abs=1e-4)
+    asked = {"model": "gru", "logprobs": True, "logit_bias": {str(end): 100}, "max_tokens": 5}
+    chat = server.chat(**asked).json["choices"][0]
+    assert chat["logprobs"]["content"] == []  # as OpenAI's API: tokens of the content alone
+    assert chat["finish_reason"] == "stop"
+
+
+def test_a_recurrent_model_is_served(server: Server, gru: LM) -> None:
+    assert text_of(server.complete(prompt="The", model="gru", **SAMPLED)) == (
+        gru.generate("The", **SAMPLED)
+    )
+
+
+def test_characters_and_stop_strings_that_are_split_between_tokens(server: Server) -> None:
+    """A model of bytes draws bytes of "é", "→" and "x": some pieces are whole characters, others
+    are not. Python's decoder is the oracle.
+    """
+    bias = {str(byte): 100.0 for byte in "é→x".encode()}
+    asked = {"model": "gru", "prompt": "A", "max_tokens": 60, "logit_bias": bias}
+    n_stopped = 0
+    for seed in range(12):
+        one = server.complete(**asked, seed=seed, return_token_ids=True).json["choices"][0]
+        text = bytes(one["token_ids"]).decode("utf-8", "replace")
+        assert one["text"] == text
+        for stop in (None, "éx", "→", "xxé"):
+            events = server.complete(**asked, seed=seed, stop=stop, stream=True).events
+            streamed = "".join(e["choices"][0]["text"] for e in events)
+            assert streamed == text.partition(stop or "\0")[0], (seed, stop)
+            found = bool(stop and stop in text)
+            assert events[-1]["choices"][0]["finish_reason"] == ("stop" if found else "length")
+            n_stopped += found
+    assert n_stopped > 3
 
 
 def test_a_client_that_leaves_frees_its_slot(server: Server) -> None:
@@ -179,3 +241,35 @@ def test_models_are_dropped_when_another_needs_their_memory(folder: Any) -> None
             assert server.complete(model=name, prompt="A", max_tokens=2).status == 200
             assert models.n_loaded == 1
             assert models.all[name].loaded is not None
+
+
+def test_a_model_is_not_dropped_between_a_request_and_its_answer(folder: Any) -> None:
+    """Two models take turns in memory for one. A request may have to wait (429), and nothing else
+    goes wrong.
+    """
+    from running import serving
+
+    found: list[tuple[int, bytes]] = []
+    with serving([folder / "run", folder / "ngram"], max_bytes=1) as server:
+
+        def ask(name: str) -> None:
+            for i in range(12):
+                chat = i % 2 == 0
+                answer = (server.chat if chat else server.complete)(
+                    **{"model": name, "max_tokens": 1}, **({} if chat else {"prompt": "A"})
+                )
+                found.append((answer.status, answer.body))
+
+        threads = [threading.Thread(target=ask, args=(name,)) for name in ("run", "ngram") * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert server.serving.models.n_loaded == len(server.serving.scheduler._lanes) == 1
+    assert {status for status, _ in found} <= {200, 429}, found
+
+
+def test_a_long_prompt_is_not_scored_by_a_model_without_a_context(server: Server) -> None:
+    answer = server.complete(model="ngram", prompt=[1] * 10_000, echo=True, logprobs=0)
+    assert answer.error["code"] == "context_length_exceeded"
+    assert server.complete(prompt="A", echo=True, max_tokens=0, stream=True).status == 400

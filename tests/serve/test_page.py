@@ -95,6 +95,58 @@ def test_the_text_pad(opened: Any) -> None:
     assert tokens()[0].text == before[0]
     chosen = tokens()[1].get_attribute("textContent").replace("\n", "↵").replace(" ", "␣")
     assert chosen == label.rsplit(" ", 2)[0].replace(" ", "␣")
+    assert opened.switch_to.active_element == tokens()[1]  # the focus stays where the user is
+    assert text(opened, "spoken") == "".join(
+        each.get_attribute("textContent") for each in tokens()[2:]
+    )
+
+
+@pytest.mark.slow
+def test_the_pointer_may_cross_tokens_on_its_way_to_an_alternative(opened: Any) -> None:
+    from selenium.webdriver import ActionChains
+
+    put(opened, "prompt", "The cat")
+    put(opened, "length", "8")
+    put(opened, "seed", "1")
+    opened.find_element("id", "continue").click()
+    until(lambda: text(opened, "status") == "Complete")
+    tokens = opened.find_elements("css selector", "#tokens span")
+    said = lambda: opened.find_element("css selector", "#choices span").text  # noqa: E731
+    ActionChains(opened).move_to_element(tokens[3]).perform()
+    hovered = said()
+    ActionChains(opened).move_to_element(tokens[4]).perform()
+    assert said() != hovered
+    tokens[4].click()
+    clicked = said()
+    ActionChains(opened).move_to_element(tokens[3]).perform()
+    assert said() == clicked
+
+
+@pytest.mark.slow
+def test_the_keyboard_alone(opened: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    put(opened, "length", "5")
+    put(opened, "seed", "1")
+    focus = lambda: opened.switch_to.active_element  # noqa: E731
+    opened.execute_script("document.getElementById('continue').focus()")
+    focus().send_keys(Keys.ENTER)
+    until(lambda: text(opened, "status") == "Complete")
+    assert focus().get_attribute("id") == "continue"  # the stop button had it meanwhile
+    opened.execute_script("document.querySelector('#tokens span').focus()")
+    focus().send_keys(Keys.ARROW_RIGHT)
+    focus().send_keys(Keys.ENTER)
+    assert focus().find_element("xpath", "..").get_attribute("id") == "choices"
+    focus().send_keys(Keys.ENTER)
+    until(lambda: text(opened, "status") == "Complete")
+    assert focus().get_attribute("role") == "button"
+    put(opened, "length", "100000")  # more than the model's context: it writes until it is stopped
+    opened.execute_script("document.getElementById('continue').focus()")
+    focus().send_keys(Keys.ENTER)
+    until(lambda: focus().get_attribute("id") == "pad-stop")
+    focus().send_keys(Keys.ESCAPE)
+    until(lambda: text(opened, "status") == "Stopped")
+    assert focus().get_attribute("id") == "continue"
 
 
 @pytest.mark.slow
@@ -111,6 +163,9 @@ def test_a_chat(opened: Any) -> None:
     assert [each.get_attribute("class") for each in articles] == ["user", "assistant"]
     assert "Hello <b>you</b>" in articles[0].text
     assert opened.execute_script("return document.activeElement.id") == "message"
+    content = articles[1].find_element("css selector", ".content")
+    assert text(opened, "spoken") == content.get_attribute("textContent")
+    assert opened.find_element("id", "log").get_attribute("aria-live") == "off"
     opened.find_element("css selector", "article.user .actions button:nth-child(2)").click()
     opened.find_element("css selector", "article.user textarea").send_keys(" again")
     opened.find_element("css selector", "article.user .actions button").click()
@@ -165,10 +220,12 @@ def test_labels_phone_width_and_a_clean_console(opened: Any) -> None:
         "e => !(e.labels?.length || e.textContent.trim() || e.ariaLabel)).map(e => e.outerHTML)"
     )
     assert unlabelled == []
-    opened.set_window_size(500, 800)  # the narrowest window that Chromium makes
-    opened.find_element("id", "view-chat").click()
-    wide = opened.execute_script("return document.documentElement.scrollWidth - innerWidth")
-    assert wide <= 0
-    opened.set_window_size(1000, 800)
+    phone = {"width": 360, "height": 700, "deviceScaleFactor": 2, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    for view in ("view-chat", "view-pad"):
+        opened.find_element("id", view).click()
+        wide = opened.execute_script("return document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, view
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     severe = [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"]
     assert severe == []

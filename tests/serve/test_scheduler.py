@@ -13,8 +13,9 @@ from running import Server, wait_until
 
 from lmsmith.api import LM
 from lmsmith.generate.engine import Request
+from lmsmith.serve.jobs import Job
 from lmsmith.serve.pieces import Piece, Pieces
-from lmsmith.serve.scheduler import Job, Scheduler
+from lmsmith.serve.scheduler import Scheduler
 
 
 def job(lm: LM, client: str, done: list[str], deadline: float = 60.0) -> Job:
@@ -35,6 +36,17 @@ def test_clients_take_turns(lm: LM) -> None:
     wait_until(lambda: len(done) == 8)
     scheduler.stop()
     assert done[:4] == ["many", "few", "many", "few"]
+
+
+def test_an_address_with_many_users_has_one_turn(lm: LM) -> None:
+    scheduler, done = Scheduler(n_slots=1), []  # type: ignore[var-annotated]
+    users = [f"a {i}" for i in range(6)]
+    scheduler.submit([job(lm, user, done) for user in users])
+    scheduler.submit([job(lm, "b x", done) for _ in range(2)])
+    scheduler.start()
+    wait_until(lambda: len(done) == 8)
+    scheduler.stop()
+    assert done == ["a 0", "b x", "a 1", "b x", "a 2", "a 3", "a 4", "a 5"]
 
 
 def test_cancelled_and_late_jobs_leave_the_queue(lm: LM) -> None:

@@ -5,6 +5,9 @@ cache.
 import ast
 import errno
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +98,24 @@ def test_only_kernel_uses_numbas_cache() -> None:
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Call) and "jit" in ast.unparse(node.func):
                 assert "cache" not in {keyword.arg for keyword in node.keywords}, path
+
+
+def test_loading_from_the_cache_does_not_prepare_for_compiling(tmp_path: Path) -> None:
+    """A start with a warm cache does not import the parts of Numba that only compiling needs."""
+    (tmp_path / "one.py").write_text(
+        "from lmsmith.tokens.compiled import kernel\n@kernel\ndef one(x):\n    return x + 1\n"
+    )
+    code = "import sys, one; print(one.one(1), 'numba.np.linalg' in sys.modules)"
+    paths = os.pathsep.join([str(tmp_path), str(PROJECT)])
+    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path)}
+    written = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert written == ["2 True\n", "2 False\n"]

@@ -180,12 +180,10 @@ def test_there_are_about_ten_evaluations_and_two_hundred_lines() -> None:
 @pytest.mark.parametrize("n", [9_000, 3_000_000])
 def test_evaluations_take_a_small_share_of_a_short_run(n: int) -> None:
     config = resolved({}, seconds=30.0, n=n)
-    tokens = config.train.batch_size * config.model.context_length
     forward = config.model.train_flops_per_token() / 3 / (0.4 * MACHINE.flops) * n / 10
     n_evaluations = config.train.steps // config.train.eval_every
     assert 3 <= n_evaluations <= 11
     assert n_evaluations * forward < 0.1 * 30 or n_evaluations == 3
-    assert tokens > 0
 
 
 def test_a_validation_split_that_takes_too_long_is_refused_with_a_size_that_fits() -> None:

@@ -1,5 +1,6 @@
 """The spike guard: detection against plain statistics, the verdicts, spike records and replay."""
 
+import itertools
 import json
 import math
 import shutil
@@ -295,6 +296,40 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
         torch.testing.assert_close(
             tight.context.replica.weights(copy=False)[name], weight, rtol=1e-9, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("where", ["second micro-batch", "backward pass"])
+def test_out_of_memory_after_gradients_were_added(
+    training: Make, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The retry starts from cleared gradients: the weights are those of a run with enough memory."""
+    steps = {"train.steps": 3, "train.dtype": "float64", "train.batch_size": 8}
+    plain = training(steps, run="plain")
+    tight = training(steps | {"train.micro_batch_size": 4}, run="tight")
+    plain.go()
+    replica, failed = tight.context.replica, list[bool]()
+    forward, calls = replica.summed_loss.forward, itertools.count()
+
+    def fail(*_: Any) -> None:
+        if not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def cramped(*arguments: Any, **named: Any) -> torch.Tensor:
+        if where == "second micro-batch" and next(calls) == 3:
+            fail()
+        found: torch.Tensor = forward(*arguments, **named)
+        return found
+
+    monkeypatch.setattr(replica.summed_loss, "forward", cramped)
+    if where == "backward pass":  # after the head's gradient, and before all others
+        model: Any = replica.model
+        model.blocks[0].attention.qkv.weight.register_post_accumulate_grad_hook(fail)
+    tight.go()
+    assert failed
+    assert replica.rows_at_once == 2
+    for name, weight in plain.context.replica.weights(copy=False).items():
+        torch.testing.assert_close(replica.weights(copy=False)[name], weight, rtol=1e-9, atol=1e-12)
 
 
 def test_out_of_memory_with_one_row_is_an_error(

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from tiny import TEXT, TINY
 
+import lmsmith
 from lmsmith.checkpoint import load_model, save_model
 from lmsmith.cli import run
 from lmsmith.config.presets import preset
@@ -90,7 +91,7 @@ def test_resuming_does_not_need_the_other_run(left: int) -> None:
         assert torch.equal(weights("run")[name], weight), name
 
 
-def test_end_ids_of_an_imported_model_stay() -> None:
+def test_begin_and_end_ids_of_an_imported_model_stay() -> None:
     place = Path("base/model/config.json")
     content = json.loads(place.read_text())
     content["config"] |= {"begin": 3, "ends": [7, 9]}
@@ -98,7 +99,8 @@ def test_end_ids_of_an_imported_model_stay() -> None:
     on()
     kept = json.loads(Path("run/model/config.json").read_text())["config"]
     assert kept["ends"] == [7, 9]
-    assert "begin" not in kept
+    assert kept["begin"] == 3
+    assert lmsmith.load("run").writer.begin == 3
 
 
 def test_model_and_tokenizer_come_from_the_other_run_and_rates_are_a_tenth() -> None:

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 import lmsmith.train.crew
 import lmsmith.train.same_numbers
+from lmsmith.machine.threads import Change, ThreadChoice
 from lmsmith.models import kernels
 from lmsmith.train.crew import Crew
 from lmsmith.train.loop import Training
 from lmsmith.train.same_numbers import can_be_checked, same_bits, same_numbers, use_threads
-from lmsmith.train.threads import Change, ThreadChoice
 
 Make = Callable[..., Training]
 

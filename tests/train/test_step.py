@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from lmsmith.config import RunConfig
 from lmsmith.data.batches.windows import Batches
 from lmsmith.data.corpus import Corpus
+from lmsmith.distributed.ranks import Ranks
 from lmsmith.errors import TrainingError
 from lmsmith.models.gpt import GPT
+from lmsmith.optim.scaling import GradientScale
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import clip, norm_of, train_step
+from lmsmith.train.step import clip, dropout_seed, norm_of, train_step
 
 N_STEPS = 10
 
@@ -150,3 +152,56 @@ def test_clipping_equals_pytorchs() -> None:
         assert float(norm_of(ours)) == pytest.approx(float(norm))
         clip(ours, float(norm), largest)
         torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+
+
+def scaled(setup: Setup, value: float) -> Setup:
+    """The same setup with a loss scale, as float16 has."""
+    setup.replica.scale = GradientScale(True, value=value)
+    return setup
+
+
+def test_a_loss_scale_changes_nothing(config: RunConfig, corpus: Corpus) -> None:
+    """A power of two: loss, norm (taken after unscaling), clipping and weights are the same bits."""
+    changes = {"optim.clip_norm": 0.1}
+    plain, other = Setup(config, corpus, **changes), Setup(config, corpus, **changes)
+    scaled(other, 2.0**16)
+    for step in range(2):
+        assert other.step(step) == plain.step(step)
+        gradients = [[p.grad for p in s.model.parameters()] for s in (plain, other)]
+        assert all(a is None or torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert all(torch.equal(w, plain.weights()[name]) for name, w in other.weights().items())
+
+
+def test_overflowed_gradients_do_not_reach_the_next_step(config: RunConfig, corpus: Corpus) -> None:
+    """The step is skipped, the scale halved, and the gradients are cleared."""
+    plain, other = Setup(config, corpus), scaled(Setup(config, corpus), 2.0**16)
+    overflow = other.model.token_embedding.weight.register_hook(lambda grad: grad * math.inf)
+    assert not math.isfinite(other.step(0)["grad_norm"])
+    assert other.replica.scale.value == 2.0**15
+    assert all(p.grad is None or not p.grad.any() for p in other.model.parameters())
+    overflow.remove()
+    assert other.step(1)["grad_norm"] == plain.step(1)["grad_norm"]
+    assert all(torch.equal(w, plain.weights()[name]) for name, w in other.weights().items())
+
+
+class SecondOf(Ranks):
+    """Rank 1 of a run, without the other ranks: its rows are all rows."""
+
+    def rows(self, batch_size: int) -> tuple[int, int]:
+        return 0, batch_size
+
+
+def test_each_rank_draws_its_own_dropout_masks(config: RunConfig, corpus: Corpus) -> None:
+    """Rank 1's masks come from (seed, step, 1), as docs/scale.md says."""
+    first, second = (Setup(config, corpus, **{"model.dropout": 0.5}) for _ in range(2))
+    second.replica.ranks = SecondOf(rank=1)
+    found = [setup.step(5)["loss"] for setup in (first, second)]
+    expected = []
+    for rank in (0, 1):
+        oracle = Setup(config, corpus, **{"model.dropout": 0.5})
+        torch.manual_seed(dropout_seed(oracle.config.train.seed, 5, rank))
+        batch = oracle.batches.rows(5)
+        logits = oracle.model.train()(torch.from_numpy(batch.inputs)).flatten(0, 1)
+        expected.append(F.cross_entropy(logits, torch.from_numpy(batch.targets).flatten()).item())
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert found[0] != pytest.approx(found[1], rel=1e-3)

@@ -43,13 +43,27 @@ def files_of(task: Task, folder: Path | None) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}. --task-data names a folder of task files.")
-    for pattern in task.files:
-        if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
-            return found
+    if found := _first_match(folder, task.files):
+        return found
     download = f" `lmsmith data download {task.corpus}` has them." if task.corpus else ""
     raise DataError(
         f"{folder} has no items of {task.name}: expected one of {', '.join(task.files)}.{download}"
     )
+
+
+def example_files_of(task: Task, folder: Path | None) -> list[Path]:
+    """The files of a task's few-shot examples, if the folder has any."""
+    if folder is None or not folder.is_dir():
+        return []
+    return _first_match(folder, task.example_files)
+
+
+def _first_match(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files that match the first of the patterns that any file matches."""
+    for pattern in patterns:
+        if found := sorted(path for path in folder.glob(pattern) if path.is_file()):
+            return found
+    return []
 
 
 def read_rows(paths: Sequence[Path]) -> list[Placed]:
@@ -97,7 +111,7 @@ def _json_lines(path: Path) -> Iterator[Placed]:
             try:
                 row = foreign_json.parse(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{where} is not JSON: {error}. Expected one object.") from error
+                raise DataError(f"{where}: {error}. Expected one JSON object.") from error
             if not isinstance(row, dict):
                 raise DataError(f"{where} is not an object but {str(row)[:40]!r}.")
             if labels is not None:

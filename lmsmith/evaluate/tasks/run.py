@@ -3,7 +3,8 @@
     results = run_tasks(subject, ["hellaswag"], limit=500, shots=5)
 
 Few-shot examples of item i are drawn from the other items by Random(seed + i), so they depend on
-nothing else. With `limit` the first items count; examples still come from all.
+nothing else. With `limit` the first items count; examples still come from all. Where items have
+groups, examples are of the item's group. A task that has files of examples takes the first ones.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from pathlib import Path
 
 from lmsmith.errors import ConfigError, DataError
 from lmsmith.evaluate.tasks.encode import Pair, PairEncoder
-from lmsmith.evaluate.tasks.files import Placed, files_of, read_rows, to_item
+from lmsmith.evaluate.tasks.files import (
+    Placed,
+    example_files_of,
+    files_of,
+    read_rows,
+    to_item,
+)
 from lmsmith.evaluate.tasks.likelihoods import log_likelihoods, n_cut
 from lmsmith.evaluate.tasks.registry import TASKS
 from lmsmith.evaluate.tasks.suite import Part, Suite
@@ -77,11 +84,16 @@ def run_tasks(
     ConfigError for an unknown task and for numbers out of range, DataError for items that cannot
     be read.
     """
+    check_numbers(limit, shots)
+    return run_loaded(subject, load_tasks(names, folder), limit=limit, shots=shots, seed=seed)
+
+
+def check_numbers(limit: int | None, shots: int) -> None:
+    """Raises ConfigError for numbers out of range."""
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit}: expected 1 or more items.")
     if shots < 0:
         raise ConfigError(f"shots = {shots}: expected 0 or more examples.")
-    return run_loaded(subject, load_tasks(names, folder), limit=limit, shots=shots, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -90,19 +102,22 @@ class Loaded:
 
     task: Task | Suite
     parts: Sequence[Part]
+    examples: Sequence[Placed] = ()
+    """Rows for few-shot examples, of a task that has files of them."""
 
 
 def load_tasks(names: Sequence[str], folder: Path | None = None) -> list[Loaded]:
     """Reads the rows of tasks. Raises ConfigError for an unknown task, DataError."""
     if not names:
         raise ConfigError("tasks is empty: name at least one.")
-    return [
-        Loaded(
-            task,
-            task.parts(folder) if isinstance(task, Suite) else [(task, _rows(task, folder), None)],
-        )
-        for task in [task_named(name) for name in names]
-    ]
+    loaded = []
+    for task in [task_named(name) for name in names]:
+        if isinstance(task, Suite):
+            loaded.append(Loaded(task, task.parts(folder)))
+        else:
+            examples = read_rows(example_files_of(task, folder))
+            loaded.append(Loaded(task, [(task, _rows(task, folder), None)], examples))
+    return loaded
 
 
 def run_loaded(
@@ -120,7 +135,15 @@ def run_loaded(
     results = []
     for one in loaded:
         found = [
-            _run(subject, part, rows, limit=limit, shots=shots if n is None else n, seed=seed)
+            _run(
+                subject,
+                part,
+                rows,
+                one.examples,
+                limit=limit,
+                shots=shots if n is None else n,
+                seed=seed,
+            )
             for part, rows, n in one.parts
         ]
         results.append(one.task.result(found) if isinstance(one.task, Suite) else found[0])
@@ -143,20 +166,21 @@ def _run(
     subject: Subject,
     task: Task,
     rows: Sequence[Placed],
+    examples: Sequence[Placed],
     *,
     limit: int | None,
     shots: int,
     seed: int,
 ) -> TaskResult:
     """One task on its rows."""
-    if len(rows) <= shots:
+    if not examples and len(rows) <= shots:
         raise DataError(
             f"{task.name} has {len(rows)} items; {shots} few-shot examples and the question itself "
             f"need {shots + 1}. Use fewer shots."
         )
     count = len(rows) if limit is None else min(limit, len(rows))
     items = [to_item(task, placed) for placed in rows[:count]]
-    prefixes = [_examples(task, rows, items, index, shots, seed) for index in range(count)]
+    prefixes = _prefixes(task, rows, items, examples, shots, seed)
     encoder = PairEncoder(subject.tokenizer, subject.begin)
     places = [placed.where for placed in rows[:count]]
     if isinstance(task, GenerateTask):
@@ -176,14 +200,45 @@ def _run(
     )
 
 
-def _examples(
-    task: Task, rows: Sequence[Placed], items: Sequence[Item], index: int, shots: int, seed: int
-) -> str:
-    """What stands before a question: the introduction and the solved examples."""
-    others = [other for other in range(len(rows)) if other != index] if shots else []
-    chosen = random.Random(seed + index).sample(others, shots)
-    solved = [to_item(task, rows[other]).solved for other in chosen]
-    return items[index].intro + "".join(example + task.separator for example in solved)
+def _prefixes(
+    task: Task,
+    rows: Sequence[Placed],
+    items: Sequence[Item],
+    examples: Sequence[Placed],
+    shots: int,
+    seed: int,
+) -> list[str]:
+    """What stands before each question: the introduction and the solved examples.
+
+    Raises DataError if a group has too few.
+    """
+    if not shots:
+        return [item.intro for item in items]
+    source = examples or rows
+    groups = [""] * len(source)
+    if any(item.group for item in items):
+        groups = [to_item(task, row).group for row in source]
+    of_group: dict[str, list[int]] = {}
+    for number, group in enumerate(groups):
+        of_group.setdefault(group, []).append(number)
+    prefixes = []
+    for index, item in enumerate(items):
+        others = of_group.get(item.group if item.group in of_group else "", [])
+        if not examples:
+            others = [other for other in others if other != index]
+        if len(others) < shots:
+            about = f" of {item.group}" if item.group else ""
+            raise DataError(
+                f"{task.name} has {len(others)} examples{about}, and {shots} shots are asked for. "
+                "Use fewer shots."
+            )
+        if examples:
+            chosen = others[:shots]
+        else:
+            chosen = random.Random(seed + index).sample(others, shots)
+        solved = [to_item(task, source[other]).solved for other in chosen]
+        prefixes.append(item.intro + "".join(example + task.separator for example in solved))
+    return prefixes
 
 
 def _score(
@@ -204,7 +259,9 @@ def _score(
         start += len(some)
         cut = max(n_cut(pair, subject.model.context_length) for pair in some)
         grade = task.grade(item, own)
-        graded.append(Graded(index, item, grade, tuple(own), n_cut=cut, where=places[index]))
+        graded.append(
+            Graded(index, item, grade, tuple(own), n_cut=cut, where=places[index], task=task.name)
+        )
     return graded
 
 
@@ -225,7 +282,15 @@ def _generate(
         cuts.append(max(0, len(ids) - room))
     texts = subject.write(prompts, task.max_tokens, task.stop)
     return [
-        Graded(index, item, task.grade_text(item, text), text=text, n_cut=cut, where=places[index])
+        Graded(
+            index,
+            item,
+            task.grade_text(item, text),
+            text=text,
+            n_cut=cut,
+            where=places[index],
+            task=task.name,
+        )
         for index, (item, text, cut) in enumerate(zip(items, texts, cuts, strict=True))
     ]
 

@@ -100,6 +100,10 @@ class Task(ABC):
     what: ClassVar[str] = ""
     files: ClassVar[tuple[str, ...]] = ()
     """Patterns in the folder of task data; the first that matches is read."""
+    example_files: ClassVar[tuple[str, ...]] = ()
+    """Patterns for few-shot examples beside the items; without such files, examples are drawn from
+    the other items.
+    """
     corpus: ClassVar[str] = ""
     """The named corpus that holds the items where the user names no folder."""
     chance: ClassVar[float | None] = None
@@ -189,10 +193,19 @@ class Graded:
     n_cut: int = 0
     """Tokens that did not fit into the model's context and were cut from the left."""
     where: str = ""
+    task: str = ""
+    """The task's name; in a suite, that of the part."""
+
+    @property
+    def correct(self) -> bool | None:
+        """The first of the grades, acc or exact_match; None if it is neither 0 nor 1."""
+        first = next(iter(self.grade.values()))
+        return bool(first) if first in (0, 1) else None
 
     def as_dict(self) -> dict[str, Any]:
         """What the per-item file holds."""
-        found: dict[str, Any] = {"index": self.index, "where": self.where, **self.grade}
+        found: dict[str, Any] = {"item": self.index, "correct": self.correct}
+        found |= {"index": self.index, "where": self.where, **self.grade}
         if self.answers:
             found |= {
                 "gold": self.item.gold,

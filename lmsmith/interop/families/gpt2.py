@@ -66,6 +66,7 @@ GPT2 = Architecture(
     model_type="gpt2",
     preset="gpt2",
     prefix="transformer.",
+    bare=True,
     sizes={
         "n_layer": ("n_layer", 12),
         "n_head": ("n_head", 12),
@@ -96,7 +97,8 @@ GPT2 = Architecture(
         "add_cross_attention": (False,),
     },
     read_more=lambda found, path: {},
-    more=lambda config: {"embd_pdrop": config.dropout},
+    # mlx-lm requires the old name of the context length, and names without prefix.
+    more=lambda config: {"embd_pdrop": config.dropout, "n_ctx": config.context_length},
     buffers=r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask
     pieces=_pieces,
     complete=_complete,

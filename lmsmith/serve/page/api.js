@@ -72,8 +72,10 @@ async function stoppable(start, stop, work) {
   if (running) return;
   running = new AbortController();
   problem('');
+  const focused = document.activeElement === start;
   start.hidden = true;
   stop.hidden = false;
+  if (focused) stop.focus(); // a hidden button loses the focus
   stop.onclick = () => running?.abort();
   say('Writing');
   try {
@@ -84,8 +86,10 @@ async function stoppable(start, stop, work) {
     else { problem(error.message); say('Failed'); }
   } finally {
     running = null;
+    const left = document.activeElement === stop;
     start.hidden = false;
     stop.hidden = true;
+    if (left) start.focus();
   }
 }
 

@@ -64,7 +64,10 @@ function edit(article, message, index) {
     draw();
     answer();
   };
-  cancel.onclick = draw;
+  cancel.onclick = () => {
+    draw();
+    $('log').children[index].querySelectorAll('.actions button')[1].focus();
+  };
   const actions = element('div', '', { class: 'actions' });
   actions.append(save, cancel);
   article.replaceChildren(article.firstChild, box, actions);
@@ -86,7 +89,7 @@ async function answer() {
   const content = article.querySelector('.content');
   const log = $('log');
   log.append(article);
-  log.setAttribute('aria-busy', 'true'); // screen readers read the answer once it is complete
+  $('spoken').textContent = '';
   content.classList.add('writing');
   await stoppable($('send'), $('stop'), async (signal) => {
     for await (const chunk of streamed('v1/chat/completions', { ...settings(), messages: sent }, signal)) {
@@ -97,10 +100,11 @@ async function answer() {
     }
   });
   if (!message.content) talk.messages.pop();
-  log.removeAttribute('aria-busy');
+  $('spoken').textContent = content.textContent; // screen readers read the answer once, complete
   keep();
   if (talk === current) draw();
-  $('message').focus();
+  const { activeElement } = document;
+  if (activeElement === document.body || $('composer').contains(activeElement)) $('message').focus();
 }
 
 function send() {

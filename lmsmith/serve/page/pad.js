@@ -3,19 +3,20 @@
 let tokens = []; // {text, before, p, alternatives: [[text, p]]}; before: the text up to it
 let written = ''; // the continuation
 let chosen = -1;
+let pinned = false; // by a click: the pointer may cross other tokens on its way to an alternative
 
 const percent = (p) => (p >= 0.001 ? `${(100 * p).toFixed(1)} %` : '< 0.1 %');
-const visible = (text) => (text.trim() ? text : text.replaceAll(' ', '␣')).replaceAll('\n', '↵').replaceAll('\t', '→') || '(none)';
+const visible = (text) => (text.trim() ? text : text.replaceAll(' ', '␣')).replaceAll('\n', '↵').replaceAll('\t', '→') || 'end of the text';
 const shade = (p) => `p${[0.05, 0.15, 0.35, 0.7].filter((limit) => p >= limit).length}`;
 
 function drawToken(token, index) {
   const text = token.text.startsWith('bytes:') ? '' : token.text;
-  const made = element('span', text || '·', {
+  const made = element('span', text || (token.text ? '·' : '∎'), {
     class: shade(token.p), tabindex: index === Math.max(0, chosen) ? '0' : '-1', role: 'button',
     'aria-label': `${visible(token.text)}, ${percent(token.p)}`,
     title: percent(token.p),
   });
-  made.onmouseenter = () => choose(index, false);
+  made.onmouseenter = () => { if (!pinned) choose(index, false); };
   made.onfocus = () => choose(index, false);
   made.onclick = () => choose(index, true);
   return made;
@@ -25,13 +26,14 @@ function choose(index, move) {
   const all = $('tokens').children;
   if (chosen >= 0 && all[chosen]) { all[chosen].tabIndex = -1; all[chosen].removeAttribute('aria-current'); }
   chosen = index;
+  pinned = move;
   const token = tokens[index];
   $('choices').hidden = !token;
   if (!token) return;
   all[index].tabIndex = 0;
   all[index].setAttribute('aria-current', 'true');
   const label = element('span', `${visible(token.text)} ${percent(token.p)}. Instead:`);
-  $('choices').replaceChildren(label, ...token.alternatives.filter(([text]) => text !== token.text && !text.startsWith('bytes:')).map(([text, p]) => {
+  $('choices').replaceChildren(label, ...token.alternatives.filter(([text]) => text && text !== token.text && !text.startsWith('bytes:')).map(([text, p]) => {
     const button = element('button', `${visible(text)} ${percent(p)}`, { type: 'button' });
     button.onclick = () => replace(index, text, p);
     return button;
@@ -45,6 +47,7 @@ function replace(index, text, p) {
   tokens = [...tokens.slice(0, index), { text, before, p, alternatives }];
   written = before + text;
   redraw();
+  $('tokens').children[index].focus();
   proceed();
 }
 
@@ -75,6 +78,7 @@ async function proceed() {
     }
   });
   $('tokens').removeAttribute('aria-busy');
+  $('spoken').textContent = added;
 }
 
 $('tokens').onkeydown = (event) => {

@@ -28,7 +28,7 @@ from lmsmith.train.adapter import save_adapter
 from lmsmith.train.guard import check_not_diverged
 from lmsmith.train.hook_state import check_complete, classes_in
 from lmsmith.train.hooks.hook import Context, Hook
-from lmsmith.train.init_from import saved_end_ids
+from lmsmith.train.init_from import saved_special_ids
 from lmsmith.train.lock import check_held
 from lmsmith.train.save import Groups, Saver
 from lmsmith.train.state import TrainState
@@ -52,7 +52,7 @@ class Checkpoints(Hook):
         self._last_save = 0.0
         self._saved = (-1, -1)  # step of the newest checkpoint, and of the last evaluation in it
         self._model_saved_at = -1
-        self._ends: dict[str, list[int]] | None = None  # see `saved_end_ids`; None: not read yet
+        self._special: dict[str, Any] | None = None  # `saved_special_ids`; None: not read yet
         self._reserved = False
 
     @property
@@ -170,9 +170,9 @@ class Checkpoints(Hook):
         data = {"documents": config.data.documents}
         lora, model = config.lora, context.model
         content = {"model": flatten(vars(config.model)), "data": data, "step": model_step}
-        if self._ends is None:
-            self._ends = saved_end_ids(run) if config.train.init_from else {}
-        content |= self._ends
+        if self._special is None:
+            self._special = saved_special_ids(run) if config.train.init_from else {}
+        content |= self._special
 
         def write(groups: Groups) -> None:
             check_held(run)

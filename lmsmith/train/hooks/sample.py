@@ -6,7 +6,8 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from lmsmith.distributed.shard import unshard_all
 from lmsmith.errors import UsageError
 from lmsmith.evaluate.likelihood import inference
+from lmsmith.generate.batched import without_graphs
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.generate.text_model import TextModel
@@ -22,7 +24,7 @@ from lmsmith.models.interface import LanguageModel
 from lmsmith.models.lora import merged
 from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.hooks.hook import Context, Hook
-from lmsmith.train.init_from import saved_end_ids
+from lmsmith.train.init_from import saved_special_ids
 from lmsmith.train.log import add_samples
 from lmsmith.train.step import is_out_of_memory
 
@@ -87,9 +89,11 @@ class Sample(Hook):
                         every = weights if sharded else shards
                         model = full_model(context, merged(every, config.lora, context.model))
                     # torch.compile would compile the blocks again for each length of text.
-                    ends = saved_end_ids(context.run).get("ends", ())
-                    with torch.compiler.set_stance("force_eager"):
-                        texts = sample_texts(model, tokenizer, n, seconds, config.train.seed, ends)
+                    special = saved_special_ids(context.run)
+                    with torch.compiler.set_stance("force_eager"), without_graphs():
+                        texts = sample_texts(
+                            model, tokenizer, n, seconds, config.train.seed, special
+                        )
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -118,14 +122,14 @@ def sample_texts(
     n: int,
     seconds: float,
     seed: int,
-    ends: Collection[int] = (),
+    special: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Generates n texts of up to SAMPLE_TOKENS tokens; none if no token can start a text.
 
-    `seconds`: time limit for all of them. `ends`: ids that end a text, besides the end-of-text
-    token.
+    `seconds`: time limit for all of them. `special`: the `begin` and `ends` of an imported
+    model (`TextModel.of`).
     """
-    writer = TextModel.of(model, tokenizer, {"ends": ends})
+    writer = TextModel.of(model, tokenizer, special)
     try:
         ids = writer.encode("")
     except UsageError:

@@ -12,12 +12,13 @@ import torch
 from lmsmith.config import RunConfig
 from lmsmith.distributed.shard import unshard_all
 from lmsmith.evaluate.tasks.run import Loaded, load_tasks, run_loaded
+from lmsmith.generate.batched import without_graphs
 from lmsmith.generate.subject import subject_of
 from lmsmith.generate.text_model import TextModel
 from lmsmith.strict_json import to_json
 from lmsmith.train.hooks.hook import Context, Hook
 from lmsmith.train.hooks.sample import full_model
-from lmsmith.train.init_from import saved_end_ids
+from lmsmith.train.init_from import saved_special_ids
 
 
 class Tasks(Hook):
@@ -46,9 +47,10 @@ class Tasks(Hook):
 
             def run() -> str:
                 model = full_model(context, weights) if sharded else context.model
-                writer = TextModel.of(model, context.corpus.tokenizer, saved_end_ids(context.run))
+                special = saved_special_ids(context.run)
+                writer = TextModel.of(model, context.corpus.tokenizer, special)
                 # Compiled blocks would be compiled again for every length of a text.
-                with torch.compiler.set_stance("force_eager"):
+                with torch.compiler.set_stance("force_eager"), without_graphs():
                     results = run_loaded(subject_of(writer), self.loaded, limit=self.limit)
                 return to_json(
                     {

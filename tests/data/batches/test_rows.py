@@ -124,6 +124,12 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     for step in (650, 3, 299, 300, 0):  # in any order, from a new object
         assert np.array_equal(rows(ids, seed=4).rows(step).inputs, wanted[step])
     assert any(not np.array_equal(other.rows(step).inputs, wanted[step]) for step in range(5))
+    one, two = (
+        [row for step in range(found.n_batches) for row in unpadded(found.rows(step))]
+        for found in (straight, other)
+    )
+    assert one != two  # the seed chooses the order of the documents, not only the padding
+    assert sorted(one) == sorted(two)
     first = [unpadded(straight.rows(step)) for step in range(straight.n_batches)]
     second = [
         unpadded(straight.rows(step + straight.n_batches)) for step in range(straight.n_batches)

@@ -165,6 +165,18 @@ def test_similarity_is_transitive():
     assert near_duplicates(found)[0].tolist() == [False] + [True] * 10
 
 
+def test_documents_that_share_a_band_but_are_not_similar_are_kept():
+    """Agreement in one band is only a candidate: the full signatures decide."""
+    found = rows([" ".join(text_of(n)) for n in range(3)], [TRAIN] * 3)
+    for n_equal, is_near in ((8, False), (96, False), (102, False), (103, True), (128, True)):
+        found["numbers"][1] = found["numbers"][2]
+        found["numbers"][1, :n_equal] = found["numbers"][0, :n_equal]
+        assert ((found["numbers"][0] == found["numbers"][1]).mean() >= 0.8) == is_near
+        found["numbers"][2] = ~found["numbers"][2]
+        assert near_duplicates(found)[0].tolist() == [False, is_near, False]
+        found["numbers"][2] = ~found["numbers"][2]
+
+
 def test_no_documents():
     dropped, n = near_duplicates(np.empty(0, SIGNATURE))
     assert (len(dropped), n) == (0, 0)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from lmsmith.data.prepare import shard_writer
 from lmsmith.data.prepare.encode import RECORD
 from lmsmith.data.prepare.shard_writer import ShardWriter, State
-from lmsmith.data.shards import read_shard
+from lmsmith.data.shards import HEADER_BYTES, read_shard, shard_header
 from lmsmith.tokens.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer(True)
@@ -105,3 +106,32 @@ def test_the_vocabulary_size_sets_the_id_type(tmp_path, vocabulary, monkeypatch)
     ids = read_shard(tmp_path / record.file)
     assert ids.dtype == (np.uint16 if vocabulary < 1 << 16 else np.uint32)
     assert ids.tolist() == [MARK, *b"one"]
+
+
+def test_ids_are_on_the_disk_before_a_shard_counts_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard is complete and synced, with its header, before its hash is taken; and `sync` flushes
+    before it calls fsync."""
+    calls = list[tuple[str, bytes]]()
+    hash_of = shard_writer.sha256_of
+
+    def hashed(path: Path) -> str:
+        calls.append(("hash", path.read_bytes()))
+        return hash_of(path)
+
+    def synced(descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        calls.append(("fsync", os.pread(descriptor, size, 0)))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(shard_writer, "sha256_of", hashed)
+    writer = ShardWriter(tmp_path, "train", TOKENIZER, 4)
+    writer.append(record_of("ab"), np.array([MARK, 97, 98], dtype=np.uint16))
+    assert calls == []
+    writer.sync()
+    assert [(call, len(data)) for call, data in calls] == [("fsync", HEADER_BYTES + 6)]
+    writer.append(record_of("c"), np.array([MARK, 99], dtype=np.uint16))
+    complete = (tmp_path / "train_000000.bin").read_bytes()
+    assert calls[1:] == [("fsync", complete), ("hash", complete)]
+    assert complete[:HEADER_BYTES] == shard_header(4, TOKENIZER.vocab_size)

@@ -1,7 +1,10 @@
 """Items of each task family, in each form of their files, and the numbers made from them."""
 
+import copy
+import dataclasses
 import json
 import math
+import random
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -140,6 +143,13 @@ def test_mmlu_in_its_forms(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "hub/all/test-00000-of-00001.parquet")
     (one,), (other,) = items_in(tmp_path / "csv", "mmlu"), items_in(tmp_path / "hub", "mmlu")
     assert one == other
+    for answer in (2, "2", "C"):
+        write(tmp_path / "lines/mmlu.jsonl", [{**row, "answer": answer}])
+        assert items_in(tmp_path / "lines", "mmlu") == [one]
+    asked = {"query": f"{one.contexts[0]}", "choices": list("ABCD"), "gold": 2, "category": "x"}
+    write(tmp_path / "foundry/mmlu.jsonl", [asked])
+    (foundry,) = items_in(tmp_path / "foundry", "mmlu")
+    assert (texts(foundry), foundry.gold, foundry.group) == (texts(one), 2, "x")
     assert one.intro == (
         "The following are multiple choice questions (with answers) about high school math.\n\n"
     )
@@ -215,6 +225,42 @@ def test_few_shot_examples_depend_on_the_seed_alone(subject: Subject, tmp_path: 
         assert [x.log_likelihood for x in a] == pytest.approx([x.log_likelihood for x in b])
 
 
+def test_mmlu_takes_examples_of_the_subject(subject: Subject, tmp_path: Path) -> None:
+    """The first ones of the dev files, in order; without those files, other questions."""
+    row = {"choices": ["1", "2", "3", "4"], "answer": 1}
+    asked = [{**row, "question": f"{s}{n}", "subject": s} for n in range(3) for s in "xy"]
+    write(tmp_path / "mmlu.jsonl", asked)
+    seen: list[str] = []
+
+    class Spy(ByteTokenizer):
+        def encode(self, text: str) -> Any:
+            seen.append(text)
+            return super().encode(text)
+
+    reader = dataclasses.replace(subject, tokenizer=Spy(end_of_text=True))
+
+    def contexts(shots: int) -> list[str]:
+        seen.clear()
+        (found,) = run_tasks(reader, ["mmlu"], shots=shots, folder=tmp_path)
+        assert set(found.groups) == {"x", "y"}
+        return [text for text in seen if text.endswith("Answer:")]
+
+    for text in contexts(2):
+        subject_name = text.split(" about ")[1][0]
+        assert text.count(f"\n\n{subject_name}") == 3  # two examples and the question
+        assert text.count(" B\n\n") == 2
+    write(
+        tmp_path / "mmlu_dev.jsonl",
+        [{**one, "question": f"dev {one['question']}"} for one in asked],
+    )
+    for text in contexts(2):
+        subject_name = text.split(" about ")[1][0]
+        assert text.index(f"dev {subject_name}0\n") < text.index(f"dev {subject_name}1\n")
+        assert text.count("dev ") == 2
+    with pytest.raises(DataError, match="mmlu has 3 examples of x, and 4 shots are asked for"):
+        contexts(4)
+
+
 def test_bad_input(subject: Subject, tmp_path: Path) -> None:
     def refused(error: type[Exception], words: str, **options: Any) -> None:
         with pytest.raises(error, match=words):
@@ -224,7 +270,7 @@ def test_bad_input(subject: Subject, tmp_path: Path) -> None:
     good = {"query": "Q", "choices": ["a", "b"], "gold": 0}
     path = write(tmp_path / "piqa.jsonl", [good])
     for line, words in (
-        ("{", "is not JSON"),
+        ("{", "it is not JSON"),
         ("[1]", "is not an object"),
         ('{"query": "Q", "gold": 0}', "there is no field 'choices'. It has: query, gold"),
         ('{"query": "Q", "choices": ["a"], "gold": 1}', "right answer is number 1 of 1 choices"),
@@ -239,59 +285,131 @@ def test_bad_input(subject: Subject, tmp_path: Path) -> None:
     refused(DataError, "there is no folder", folder=tmp_path / "none")
 
 
-def test_core_on_a_small_bundle(subject: Subject, tmp_path: Path) -> None:
-    """Accuracies recomputed from each choice's loss per token; chance subtracted, the rest
-    scaled.
-    """
-    pytest.importorskip("yaml")
-    (tmp_path / "core.yaml").write_text(
-        "icl_tasks:\n"
-        "- {label: mc, dataset_uri: a/mc.jsonl, num_fewshot: [1], "
-        "icl_task_type: multiple_choice, continuation_delimiter: ': '}\n"
-        "- {label: sc, dataset_uri: a/sc.jsonl, num_fewshot: [0], icl_task_type: schema}\n"
-        "- {label: lm, dataset_uri: a/lm.jsonl, num_fewshot: [2], "
-        "icl_task_type: language_modeling}\n"
-    )
-    (tmp_path / "eval_meta_data.csv").write_text("Eval Task,Random baseline\nmc,25\nsc,50\nlm,0\n")
+CORE_YAML = """\
+icl_tasks:
+-
+  label: arc_small
+  dataset_uri: world_knowledge/arc_small.jsonl
+  num_fewshot: [2]
+  icl_task_type: multiple_choice
+  continuation_delimiter: "\\nAnswer: "
+-
+  label: schema_small
+  dataset_uri: language_understanding/schema_small.jsonl
+  num_fewshot: [0]
+  icl_task_type: schema
+-
+  label: lines_small
+  dataset_uri: symbolic_problem_solving/lines_small.jsonl
+  num_fewshot: [1]
+  icl_task_type: language_modeling
+  has_categories: true
+"""
+CORE_CSV = """\
+Eval Task,Task Category,Task Type,#shots,#datapoints,Random baseline,Centered Metric?,Description
+arc_small,world knowledge,multiple choice,2,16,25,,"Made, here"
+schema_small,language understanding,schema,0,16,50.0,,Made here
+lines_small,symbolic problem solving,language modeling,1,16,0,,Made here
+"""
+
+
+def core_bundle(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """A bundle in the layout of nanochat's eval_bundle.zip, with items of random letters."""
     draw = np.random.default_rng(0)
-    word = lambda: "".join(draw.choice(list("abc"), 4))  # noqa: E731
-    data = tmp_path / "eval_data/a"
-    mc = [{"query": word(), "choices": [word() for _ in "123"], "gold": 1} for _ in range(12)]
-    sc = [{"context_options": [word(), word()], "continuation": word(), "gold": 0}] * 3
-    write(data / "mc.jsonl", mc)
-    write(data / "sc.jsonl", sc)
-    write(data / "lm.jsonl", [{"context": word() + " ", "continuation": word()}] * 3)
-    (found,) = run_tasks(subject, ["core"], folder=tmp_path)
-    groups = found.groups
-    assert set(groups) == {"mc", "sc", "lm"}
-    for label, chance in (("mc", 0.25), ("sc", 0.5), ("lm", 0.0)):
-        wanted = (groups[label]["acc"] - chance) / (1 - chance)
-        assert groups[label]["centred"] == pytest.approx(wanted)
-    mean = statistics.mean(group["centred"] for group in groups.values())
-    assert found.metrics["core"] == pytest.approx(mean)
-    assert groups["mc"]["acc"] == pytest.approx(core_accuracy(subject, mc))
+    word = lambda n: "".join(draw.choice(list("abc"), n))  # noqa: E731
+    rows: dict[str, list[dict[str, Any]]] = {"arc": [], "schema": [], "lines": []}
+    for _ in range(16):
+        choices, gold = [word(n) for n in draw.integers(1, 5, 4)], int(draw.integers(4))
+        rows["arc"].append({"query": word(4), "choices": choices, "gold": gold})
+        options, gold = [word(5), word(3)], int(draw.integers(2))
+        rows["schema"].append({"context_options": options, "continuation": word(4), "gold": gold})
+        rows["lines"].append({"context": f" {word(4)} ", "continuation": word(1)})
+    folder.mkdir()
+    (folder / "core.yaml").write_text(CORE_YAML)
+    (folder / "eval_meta_data.csv").write_text(CORE_CSV)
+    data = folder / "eval_data"
+    write(data / "world_knowledge/arc_small.jsonl", rows["arc"])
+    write(data / "language_understanding/schema_small.jsonl", rows["schema"])
+    write(data / "symbolic_problem_solving/lines_small.jsonl", rows["lines"])
+    return rows
 
 
-def core_accuracy(subject: Subject, rows: list[dict[str, Any]]) -> float:
-    """nanochat's multiple choice, in a plain loop: one example, ': ' before choices."""
-    import random
+def test_core_on_a_small_bundle(subject: Subject, tmp_path: Path) -> None:
+    """Each task and the mean of the centred accuracies against a plain computation."""
+    pytest.importorskip("yaml")
+    rows = core_bundle(tmp_path / "eval_bundle")
+    model: Any = copy.deepcopy(subject.model)
+    weight = (model.head or model.token_embedding).weight.data
+    letters = weight[ord("a") : ord("d")].clone()
+    weight.zero_()  # greedy decoding then writes letters that the items have
+    weight[ord("a") : ord("d")] = letters
+    subject = dataclasses.replace(subject, model=model)
+    centred = []
+    results = {
+        place: run_tasks(subject, ["core"], folder=place)[0]
+        for place in (tmp_path, tmp_path / "eval_bundle")
+    }
+    found = results[tmp_path]
+    assert found.groups == results[tmp_path / "eval_bundle"].groups
+    for kind, label, shots, delimiter, chance in (
+        ("arc", "arc_small", 2, "\nAnswer: ", 0.25),
+        ("schema", "schema_small", 0, " ", 0.5),
+        ("lines", "lines_small", 1, " ", 0.0),
+    ):
+        accuracy = core_accuracy(subject, kind, rows[kind], shots, delimiter)
+        assert found.groups[label]["acc"] == pytest.approx(accuracy)
+        assert found.groups[label]["n_items"] == 16
+        centred.append((accuracy - chance) / (1 - chance))
+        assert found.groups[label]["centred"] == pytest.approx(centred[-1])
+    assert len(set(centred)) == 3
+    assert found.metrics["core"] == pytest.approx(statistics.mean(centred))
+    assert {item.task for item in found.items} == set(found.groups)
 
+
+def losses_from(subject: Subject, ids: list[int], start: int) -> tuple[list[float], bool]:
+    """The loss of each token from `start` on, and whether all of them are the likeliest."""
+    with torch.no_grad():
+        logs = subject.model(torch.tensor([ids[:-1]]))[0].log_softmax(-1)
+    each = [-float(logs[at - 1, ids[at]]) for at in range(start, len(ids))]
+    greedy = all(int(logs[at - 1].argmax()) == ids[at] for at in range(start, len(ids)))
+    return each, greedy
+
+
+def core_accuracy(
+    subject: Subject, kind: str, rows: list[dict[str, Any]], shots: int, delimiter: str
+) -> float:
+    """The accuracy of one CORE task as its definition says, in a plain loop over bytes."""
     rows = list(rows)
     random.Random(1337).shuffle(rows)
     right = []
     for index, row in enumerate(rows):
         others = [other for other in range(len(rows)) if other != index]
-        (example,) = (rows[o] for o in random.Random(1234 + index).sample(others, 1))
-        shot = f"{example['query']}: {example['choices'][example['gold']]}\n\n"
-        prompts = [[256, *f"{shot}{row['query']}: {choice}".encode()] for choice in row["choices"]]
+        drawn = random.Random(1234 + index).sample(others, shots) if shots else []
+        prefix = ""
+        for one in (rows[other] for other in drawn):
+            if kind == "arc":
+                prefix += f"{one['query']}{delimiter}{one['choices'][one['gold']]}\n\n"
+            else:
+                prefix += f"{one['context'].strip()}{delimiter}{one['continuation']}\n\n"
+        if kind == "lines":
+            before = f"{prefix}{row['context'].strip()}{delimiter}".strip()
+            ids = [
+                256,
+                *f"{prefix}{row['context'].strip()}{delimiter}{row['continuation']}".encode(),
+            ]
+            right.append(losses_from(subject, ids, 1 + len(before.encode()))[1])
+            continue
+        if kind == "arc":
+            texts = [f"{prefix}{row['query']}{delimiter}{choice}" for choice in row["choices"]]
+        else:
+            texts = [f"{one}{delimiter}{row['continuation']}" for one in row["context_options"]]
+        prompts = [[256, *text.encode()] for text in texts]
+        ordered = [prompt[::-1] for prompt in prompts] if kind == "schema" else prompts
         shared = 0
-        while len({tuple(prompt[: shared + 1]) for prompt in prompts}) == 1:
+        while len({tuple(prompt[: shared + 1]) for prompt in ordered}) == 1:
             shared += 1
-        losses = []
-        for prompt in prompts:
-            with torch.no_grad():
-                logs = subject.model(torch.tensor([prompt[:-1]]))[0].log_softmax(-1)
-            each = [-float(logs[at - 1, prompt[at]]) for at in range(shared, len(prompt))]
-            losses.append(sum(each) / len(each))
-        right.append(losses.index(min(losses)) == row["gold"])
+        starts = [len(p) - shared if kind == "schema" else shared for p in prompts]
+        each = [losses_from(subject, p, s)[0] for p, s in zip(prompts, starts, strict=True)]
+        means = [statistics.mean(losses) for losses in each]
+        right.append(means.index(min(means)) == row["gold"])
     return statistics.mean(right)

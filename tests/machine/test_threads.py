@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-import lmsmith.train.threads
-from lmsmith.train.threads import MOST_WAIT, OtherPrograms, ThreadChoice, busy_seconds
+import lmsmith.machine.threads
+from lmsmith.machine.threads import (
+    MOST_WAIT,
+    OtherPrograms,
+    StepThreads,
+    ThreadChoice,
+    busy_seconds,
+)
 
 
 class Machine:
@@ -119,7 +125,7 @@ def test_other_programs_use_the_busy_time_minus_this_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stat, now, own = tmp_path / "stat", [50.0], [3.0]
-    monkeypatch.setattr(lmsmith.train.threads, "_STAT", stat)
+    monkeypatch.setattr(lmsmith.machine.threads, "_STAT", stat)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "process_time", lambda: own[0])
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
@@ -140,3 +146,37 @@ def test_other_programs_use_the_busy_time_minus_this_process(
     stat.unlink()
     assert others.cores() is None
     assert OtherPrograms().cores() is None  # not Linux
+
+
+def test_steps_of_another_size_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a busy program one thread is as fast as two. It is not chosen because the batch became
+    smaller in the middle of the trial.
+    """
+    used: list[int] = []
+    now = 0.0
+    monkeypatch.setattr(lmsmith.machine.threads.time, "monotonic", lambda: now)
+    monkeypatch.setattr(OtherPrograms, "cores", lambda self: 1.0)
+    monkeypatch.setattr(StepThreads, "_latest", {})
+    threads = StepThreads(2, used.append)
+    for size in [8] * 5 + [1] * 2:
+        began = threads.begin()
+        now += size
+        threads.end(began, size)
+    assert 1 in used
+    assert threads.choice.threads == 2
+
+
+def test_a_decoder_takes_fewer_threads_if_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    now = 0.0
+    monkeypatch.setattr(lmsmith.machine.threads.time, "monotonic", lambda: now)
+    monkeypatch.setattr(OtherPrograms, "cores", lambda self: 1.0)
+    monkeypatch.setattr(StepThreads, "_latest", {})
+    threads = StepThreads(2, used.append)
+    for _ in range(20):
+        began = threads.begin()
+        now += 1.0 if used[-1] == 1 else 3.0
+        threads.end(began, 1)
+    assert used[:3] == [2, 2, 2]
+    assert used[-1] == threads.choice.threads == 1
+    assert StepThreads(2, used.append).choice.threads == 1  # the next decoder begins with it

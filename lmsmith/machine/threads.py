@@ -1,8 +1,9 @@
-"""Chooses the number of threads during a run: fewer while other programs keep cores busy.
+"""Chooses the number of threads of repeated work: fewer while other programs keep cores busy.
 
-The threads of a step wait for each other after each operation, some hundred times per step. When
-another program takes one of their cores, all wait for the one that does not run, and throughput
-falls to a quarter. A number of threads below the number of free cores avoids this.
+The work is a training step, or one token of generated text. Its threads wait for each other after
+each operation, some hundred times per step. When another program takes one of their cores, all wait
+for the one that does not run, and throughput falls to a quarter. A number of threads below the
+number of free cores avoids this.
 
 `ThreadChoice` decides only by measured step times. The load of other programs only determines when
 another number is worth a try. `docs/performance.md` has measurements.
@@ -12,10 +13,13 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 CHECK_SECONDS = 0.5  # between measurements of other programs
+FIRST_CHECK_SECONDS = 0.1  # before the first one of a decoder: ten ticks of /proc/stat per core
 IGNORED_CORES = 0.3  # other programs may use this many cores without a change
 N_TRIED = 3  # steps in a trial, after one that does not count
 N_COMPARED = 8  # a trial is compared with at most this many of the latest steps
@@ -66,6 +70,12 @@ class ThreadChoice:
         self._before, self.threads, self._trial = self.threads, wanted, []
         return Change(wanted, final=False)
 
+    def forget(self) -> None:
+        """Drops the times so far: the next steps have another size."""
+        self._times.clear()
+        if self._trial is not None:
+            self._trial, self.threads = None, self._before
+
     def refuse(self) -> int:
         """Ends a trial whose number of threads changes the results; returns the previous one."""
         self.refused.add(self.threads)
@@ -90,17 +100,20 @@ class ThreadChoice:
 class OtherPrograms:
     """Measures how many of this process's cores other programs keep busy (Linux)."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_seconds: float = CHECK_SECONDS) -> None:
+        """`first_seconds`: until the first measurement."""
         self._last = self._read()
         self._looked = time.monotonic()
+        self._wait = first_seconds
 
     def cores(self) -> float | None:
         """Returns the cores in use since the last call; None if that was less than CHECK_SECONDS
         ago, or if unknown.
         """
         now = time.monotonic()
-        if self._last is None or now - self._looked < CHECK_SECONDS:
+        if self._last is None or now - self._looked < self._wait:
             return None
+        self._wait = CHECK_SECONDS
         before, seconds = self._last, now - self._looked
         self._last, self._looked = self._read(), now
         if self._last is None:
@@ -119,6 +132,40 @@ class OtherPrograms:
             return busy_seconds(text, here, os.sysconf("SC_CLK_TCK")), time.process_time()
         except (AttributeError, OSError, ValueError, IndexError):  # not Linux, or not readable
             return None
+
+
+class StepThreads:
+    """Sets the number of threads for each step of a decoder. Results must not depend on it.
+
+    A new decoder begins with the number that the last one of this process used.
+    """
+
+    _latest: ClassVar[dict[int, int]] = {}  # by the largest number
+
+    def __init__(self, most: int, use: Callable[[int], object]) -> None:
+        """`use`: sets the number of threads."""
+        self.choice = ThreadChoice(most)
+        self.choice.threads = self._latest.get(most, most)
+        self._use = use
+        self._others = OtherPrograms(FIRST_CHECK_SECONDS) if most > 1 else None
+        self._size = 0
+
+    def begin(self) -> float:
+        """Sets the threads for a step, and returns when it began."""
+        self._use(self.choice.threads)  # another decoder of this process may have set them
+        return time.monotonic()
+
+    def end(self, began: float, size: int) -> None:
+        """Records a step. `size`: its number of sequences."""
+        if self._others is None:
+            return
+        if size != self._size:  # steps of different sizes cannot be compared
+            self._size = size
+            self.choice.forget()
+        now = time.monotonic()
+        change = self.choice.add(now - began, now, self._others.cores())
+        if change and change.final:
+            self._latest[self.choice.most] = change.threads
 
 
 def busy_seconds(stat: str, cores: set[int], ticks: int) -> float:

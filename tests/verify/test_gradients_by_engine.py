@@ -1,4 +1,4 @@
-"""`lmsmith verify`: the engines agree, and a wrong one is found with its wrong tensors."""
+"""`lmsmith verify --gradients`: the engines agree, and a wrong one is found with its wrong tensors."""
 
 import json
 
@@ -9,7 +9,7 @@ from lmsmith.cli import parse
 from lmsmith.cli.console import Printer
 from lmsmith.reference.blocks import Sizes, parameter_shapes
 from lmsmith.reference.modules import GELU
-from lmsmith.verify import SIZES, TOLERANCE, compare_gradients
+from lmsmith.verify.gradients import SIZES, TOLERANCE, compare_gradients
 
 OTHER = Sizes(n_layer=3, n_head=5, d_model=5, vocab_size=3, padded_vocab_size=9, context_length=4)
 
@@ -32,7 +32,9 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = Sizes(
         n_layer=1, n_head=1, d_model=3, vocab_size=3, padded_vocab_size=4, context_length=4
     )
-    monkeypatch.setattr("lmsmith.verify.compare_gradients", lambda: compare_gradients(sizes))
+    monkeypatch.setattr(
+        "lmsmith.verify.gradients.compare_gradients", lambda: compare_gradients(sizes)
+    )
 
 
 def verify(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -70,7 +72,7 @@ def test_a_nan_gradient_counts_as_a_difference(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GELU, "backward", lambda _self, dy, _saved: (np.full_like(dy, np.nan),))
-    status, out = verify(capsys, "--json")
+    status, out = verify(capsys, "--gradients", "--json")
     assert status == 1
     found = json.loads(
         out, parse_constant=pytest.fail

@@ -1,4 +1,4 @@
-"""Checks on this machine that the gradients of GPT-2 are right.
+"""Gradients of GPT-2 by four engines and by finite differences.
 
 lmsmith has four independent implementations of GPT-2: scalar autograd, NumPy modules on a tape,
 NumPy with each gradient written out by hand, and PyTorch, which trains. All get the same weights
@@ -10,7 +10,7 @@ numbers would be meaningless: the gradient of a key's bias, for example, is zero
 because softmax ignores a constant added to all scores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,6 +26,7 @@ from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.language_models import Transformer
 from lmsmith.reference.scalar_gpt2 import gpt2_loss, gradients, scalars
 from lmsmith.reference.tape import Tape
+from lmsmith.verify.registry import equivalence
 
 TOLERANCE = 1e-9
 DIFFERENCES_TOLERANCE = 1e-6
@@ -38,6 +39,7 @@ SIZES = Sizes(n_layer=2, n_head=3, d_model=9, vocab_size=11, padded_vocab_size=1
 covered.
 """
 
+ENGINES = ("scalar", "modules", "torch", "differences")
 Gradients = dict[str, np.ndarray]
 
 
@@ -59,9 +61,24 @@ class Compared:
         )
 
 
-def compare_gradients(sizes: Sizes = SIZES, seed: int = 1) -> list[Compared]:
-    """Compares scalars, modules, PyTorch and finite differences with GPT-2 by hand, on a batch of
-    two sequences.
+@equivalence("gradients", "scalars, modules and PyTorch; written out by hand", bound=TOLERANCE)
+def three_engines() -> float:
+    return _worst(compare_gradients(engines=("scalar", "modules", "torch")))
+
+
+@equivalence("finite differences", "of the loss; gradients by hand", bound=DIFFERENCES_TOLERANCE)
+def finite_differences() -> float:
+    return _worst(compare_gradients(engines=("differences",)))
+
+
+def _worst(found: list[Compared]) -> float:
+    return float(np.max([[one.loss, *one.gradients.values()] for one in found]))
+
+
+def compare_gradients(
+    sizes: Sizes = SIZES, seed: int = 1, engines: Sequence[str] = ENGINES
+) -> list[Compared]:
+    """Compares `engines` with GPT-2 by hand, on a batch of two sequences.
 
     The weights are large enough to leave the linear range of each part: N(0, 0.3), gains near one.
     """
@@ -74,15 +91,15 @@ def compare_gradients(sizes: Sizes = SIZES, seed: int = 1) -> list[Compared]:
     loss = model.forward(ids, targets)
     model.zero_grad()
     model.backward()
-    engines: dict[str, Callable[..., tuple[float, Gradients]]] = {
+    compute: dict[str, Callable[..., tuple[float, Gradients]]] = {
         "scalar": by_scalars,
         "modules": by_modules,
         "torch": by_torch,
         "differences": by_differences,
     }
     results = []
-    for engine, compute in engines.items():
-        its_loss, its_gradients = compute(model, ids, targets)
+    for engine in engines:
+        its_loss, its_gradients = compute[engine](model, ids, targets)
         results.append(
             Compared(
                 engine,
