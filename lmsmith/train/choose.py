@@ -74,11 +74,11 @@ def resolve(
     if config.train.engine == "reference":
         check_memory(config)
     if "train.batch_size" not in given:
-        rows = objective_of(config).batch_size(corpus, world)
-        if rows is None and isinstance(corpus.train, Conversations):
-            rows = _rows_of_conversations(config, corpus, world)
-        if rows is not None:
-            config = config.changed({"train.batch_size": rows}, where="what was chosen")
+        n = objective_of(config).batch_size(corpus, world)
+        if n is None and isinstance(corpus.train, Conversations):
+            n = _rows_of_conversations(config, corpus, world)
+        if n is not None:
+            config = config.changed({"train.batch_size": n}, where="what was chosen")
     # DataError for too little text
     tokens_a_step = objective_of(config).batches(corpus).tokens_per_batch
     if config.data.documents == "rows" and "train.batch_size" not in given:

@@ -1,13 +1,13 @@
 """GRPO's losses and gradients are those of TRL, computed by its GRPOTrainer in its own environment."""
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from chats import MACHINE, QUIET, make_base
+from other_versions import python_with
 
 from lmsmith.chat.rl.options import options_of
 from lmsmith.chat.rl.run import rl
@@ -19,52 +19,7 @@ from lmsmith.run_folder import open_run
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import gradient
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "interop"))
-from other_versions import python_with
-
-TRL = "trl==0.23.0 transformers<5 huggingface_hub<1 accelerate==1.10.1 datasets==4.1.1"
-
-PROGRAM = """
-import sys, torch
-from datasets import Dataset
-from tokenizers import Tokenizer, models
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-from trl import GRPOConfig, GRPOTrainer
-
-given = torch.load(sys.argv[1], weights_only=False)
-model = AutoModelForCausalLM.from_config(
-    AutoConfig.for_model(**given["settings"]), attn_implementation="eager"
-)
-missing = model.load_state_dict(given["tensors"], strict=False)
-assert not missing.unexpected_keys, missing
-tokenizer = PreTrainedTokenizerFast(
-    tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")),
-    pad_token="a", eos_token="b",
-)
-for case in given["cases"]:
-    beta = case["options"].pop("beta", 0.0)  # with it, the trainer would look for a reference
-    trainer = GRPOTrainer(
-        model=model,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=GRPOConfig(
-            output_dir=sys.argv[2], use_cpu=True, bf16=False, report_to=[],
-            gradient_checkpointing=False,
-            per_device_train_batch_size=len(case["inputs"]["advantages"]),
-            num_generations=4, max_completion_length=given["max_tokens"],
-            temperature=given["temperature"], **case["options"],
-        ),
-        train_dataset=Dataset.from_dict({"prompt": ["a"] * 8}),
-        processing_class=tokenizer,
-    )
-    trainer.current_gradient_accumulation_steps, trainer.beta = 1, beta
-    model.double().eval().zero_grad()
-    trainer.model = model
-    loss = trainer._compute_loss(model, case["inputs"])
-    loss.backward()
-    case["loss"] = loss.item()
-    case["gradients"] = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-torch.save(given["cases"], sys.argv[3])
-"""
+SCRIPT = Path(__file__).with_name("use_trl.py")
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grpo": ({}, {"loss_type": "grpo", "epsilon_high": 0.2}),
@@ -169,20 +124,20 @@ def test_losses_and_gradients_equal_those_of_trl(
     }
     architecture = architecture_for(ours["grpo"]["model"])
     config = ours["grpo"]["model"]
-    given = {
-        "settings": architecture.write_settings(config),
-        "tensors": architecture.to_theirs(config, ours["grpo"]["weights"]),
-        "temperature": 1.3,
-        "max_tokens": options_of(open_run(run)[0]).max_tokens,
-        "cases": [
-            {"options": CASES[name][1], "inputs": as_their_inputs(found["rows"])}
-            for name, found in ours.items()
-        ],
-    }
+    common = {"temperature": 1.3, "max_completion_length": options_of(open_run(run)[0]).max_tokens}
+    given = [
+        {
+            "settings": architecture.write_settings(config),
+            "tensors": architecture.to_theirs(config, found["weights"]),
+            "trainer": "GRPO",
+            "options": CASES[name][1] | common | {"num_generations": 4},
+            "inputs": as_their_inputs(found["rows"]),
+        }
+        for name, found in ours.items()
+    ]
     torch.save(given, tmp_path / "given.pt")
-    python = python_with(TRL, request.config.cache.mkdir("environments"))
-    paths = [str(tmp_path / name) for name in ("given.pt", "trl", "found.pt")]
-    subprocess.run([python, "-c", PROGRAM, *paths], check=True)
+    python = python_with("trl", request)
+    subprocess.run([python, SCRIPT, tmp_path / "given.pt", tmp_path / "found.pt"], check=True)
     theirs = torch.load(tmp_path / "found.pt")
     for (name, found), case in zip(ours.items(), theirs, strict=True):
         assert found["clipped"] > 0, name

@@ -97,6 +97,10 @@ BAD: dict[str, list[Any]] = {
     "train.threads": [-1],
     "lora.rank": [-1],
     "lora.alpha": [-1.0],
+    "align.beta": [-0.1, math.inf, math.nan],
+    "align.gamma": [-0.1, math.inf, math.nan],
+    "align.label_smoothing": [-0.1, 0.5, math.nan],
+    "align.max_length": [-1],
     "rl.group_size": [1],
     "rl.max_tokens": [-1],
     "rl.temperature": [0.0, -1.0, math.inf, math.nan],
@@ -467,6 +471,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
     own |= {"model.kind": some.just(kind), "model.order": some.integers(1, 255)}
     own |= {"train.seed": some.integers(0, 2**32 - 1), "model.rope_base": shares(low=1.5, high=1e9)}
     own |= {"lora.targets": some.just(("q", "v")), "lora.rank": some.just(0)}
+    own |= {"align.label_smoothing": shares(high=0.5, exclude_max=True)}
     own |= {name: shares(exclude_min=True) for name in ("rl.top_p", "rl.clip_low")}
     own |= {"rl.min_p": shares(), "rl.group_size": some.integers(2, 2**40)}
     own["model.rope_factor"] = shares(low=1.5, high=1e3)

@@ -15,7 +15,7 @@ Several sources are mixed by weight, row by row (`mixture.py`); each has its own
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -57,7 +57,8 @@ class AnyBatches(Protocol):
     @property
     def tokens_per_batch(self) -> int: ...
 
-    def rows(self, step: int, start: int = 0, end: int | None = None) -> Batch: ...
+    def rows(self, step: int, start: int = 0, end: int | None = None) -> Any:
+        """A `Batch`, or another objective's batch with `inputs` and `arrays`."""
 
     def n_targets(self, step: int) -> int: ...
 
