@@ -45,7 +45,7 @@ from lmsmith.generate.text_model import TextModel
 from lmsmith.models.gpt import GPT
 from lmsmith.models.interface import NeuralModel
 from lmsmith.models.lora import merged
-from lmsmith.train.init_from import saved_end_ids
+from lmsmith.train.init_from import saved_special_ids
 from lmsmith.train.log import add_samples
 from lmsmith.train.objective import Described, Evaluation, Objective
 
@@ -169,9 +169,9 @@ class RL(Objective):
     ) -> None:
         """Sets up the sampler. Raises UsageError, CheckpointError, DataError for a long prompt."""
         self._say, self._task = say, opened_task(self.config)
-        speaker, ends = own_speaker(run), saved_end_ids(run)
+        speaker, special = own_speaker(run), saved_special_ids(run)
         model = self._actor(replica)
-        writer = TextModel.of(model, speaker.tokenizer, ends)
+        writer = TextModel.of(model, speaker.tokenizer, special)
         self.options = self.options.with_forbidden(unused_tokens(model, speaker.tokenizer))
         self._set_forbidden(replica)
         self._sampler = Sampler(
