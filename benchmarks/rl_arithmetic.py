@@ -4,16 +4,16 @@
 
 A small Transformer by characters (2 layers, width 64, 0.1M parameters) is trained for some steps
 on sums, then tuned on conversations ("What is 12 + 34?" "46") until it answers 30% of 200 held-out
-sums. From there each seed runs `lmsmith rl` (REINFORCE with the group mean as the baseline, or
-another `--method`; the reward is 1 for the right number, else 0), at most for `--minutes`. It stops
-when an evaluation on 200 held-out sums is at least 90%. No pair of numbers of the held-out sums is
-trained on. Prints a table: for each seed, the accuracy before and after on 1,000 other draws of
+sums. From there each seed runs `lmsmith rl` (GRPO without division by the group's standard
+deviation; the reward is 1 for the right number, else 0), at most for `--minutes`. It stops when an
+evaluation on 200 held-out sums is at least 90%. No pair of numbers of the held-out sums is trained
+on. Prints a table: for each seed, the accuracy before and after on 1,000 other draws of
 held-out sums, and the steps, wall time and CPU time of the run. FOLDER/results.jsonl keeps the
 finished seeds, so the same command continues after an interruption.
 
-Tuning uses AdamW with a high constant rate, so that the start is a flat minimum for AdamW. From a
-start tuned by Muon, the gradient of the same loss is ten times as long, and one step of AdamW at
-1e-4, even on 8,192 answers, lowers the accuracy from 34% to 6%.
+Tuning uses AdamW with a high constant rate. That start has a gradient norm of about 1. A start from
+Muon's default rates has one of about 10, and there a single step of AdamW at 1e-4, even on 8,192
+answers, lowers the accuracy from 34% to 6%.
 """
 
 import argparse
@@ -53,7 +53,9 @@ TUNE = {
 RL: dict[str, Any] = {
     "train.batch_size": 256,
     "rl.group_size": 8,
-    "optim.learning_rate": 4e-4,
+    "rl.scale": "none",
+    "rl.average": "sum",
+    "optim.learning_rate": 1e-4,
     "optim.beta2": 0.99,
     "train.eval_every": 25,
     "train.log_every": 5,
@@ -151,7 +153,6 @@ def trained(start: Path, folder: Path, seed: int, given: argparse.Namespace) -> 
         out=folder,
         minutes=given.minutes,
         seed=seed,
-        method=given.method,
         settings=RL | {"train.threads": given.threads},
     )
     wall, cpu = time.monotonic() - began, cpu_seconds() - used
@@ -170,7 +171,6 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=5, help="how many: 1, 2, ...")
     options.add_argument("--first", type=int, default=1, help="the first seed")
     options.add_argument("--minutes", type=float, default=10)
-    options.add_argument("--method", default="reinforce", help="as `lmsmith rl --rl.method`")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--out", type=Path, default=Path("rl_arithmetic"))
     given = options.parse_args()
