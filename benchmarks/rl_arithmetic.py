@@ -1,18 +1,25 @@
 """Sums of two digits by reinforcement learning: how many are right before and after, by seed.
 
-    python benchmarks/rl_arithmetic.py [--seeds 1 2 3 4 5] [--minutes 10] [--out FOLDER]
+    python benchmarks/rl_arithmetic.py [--seeds 5] [--minutes 10] [--threads 1] [--out FOLDER]
 
 A small Transformer by characters (2 layers, width 64, 0.1M parameters) is trained for some steps
 on sums, then tuned on conversations ("What is 12 + 34?" "46") until it answers 30% of 200 held-out
-sums. From there each seed runs `lmsmith rl` (GRPO; the reward is 1 for the right number, else 0)
-until it answers 95% of the held-out sums, at most for `--minutes`. No pair of numbers of the
-held-out sums is trained on. Prints, for each seed, the accuracy before and after on 1,000 held-out
-sums, and the steps, wall time and CPU time until an evaluation was at least 80%.
+sums. From there each seed runs `lmsmith rl` (GRPO without division by the group's standard
+deviation; the reward is 1 for the right number, else 0), at most for `--minutes`. It stops when an
+evaluation on 200 held-out sums is at least 90%. No pair of numbers of the held-out sums is trained
+on. Prints a table: for each seed, the accuracy before and after on 1,000 other draws of
+held-out sums, and the steps, wall time and CPU time of the run. FOLDER/results.jsonl keeps the
+finished seeds, so the same command continues after an interruption.
+
+Tuning uses AdamW with a high constant rate. That start has a gradient norm of about 1. A start from
+Muon's default rates has one of about 10, and there a single step of AdamW at 1e-4, even on 8,192
+answers, lowers the accuracy from 34% to 6%.
 """
 
 import argparse
 import json
 import resource
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +28,7 @@ import lmsmith
 from lmsmith.chat.rl.tasks import ARITHMETIC
 from lmsmith.extend import Context, Hook
 
-START, GOAL, STOP = 0.3, 0.8, 0.95
+START, STOP = 0.3, 0.9
 MODEL = {
     "model.n_layer": 2,
     "model.d_model": 64,
@@ -32,17 +39,26 @@ MODEL = {
 }
 TUNE = {
     "train.batch_size": 64,
-    "optim.learning_rate": 1e-3,
+    "optim.name": "adamw",
+    "optim.learning_rate": 3e-3,
+    "optim.embedding_learning_rate": 0.0,
+    "optim.weight_decay": 0.0,
+    "optim.beta2": 0.99,
+    "schedule.warmup_steps": 50,
+    "schedule.cooldown_fraction": 0.0,
+    "train.dtype": "float32",
     "train.eval_every": 20,  # the weights that are kept are those of an evaluation
     "data.validation_fraction": 0.01,
 }
 RL: dict[str, Any] = {
-    "train.batch_size": 512,
+    "train.batch_size": 256,
     "rl.group_size": 8,
-    "learning_rate": 5e-5,
-    "schedule.warmup_steps": 40,
+    "rl.scale": "none",
+    "rl.average": "sum",
+    "optim.learning_rate": 1e-4,
+    "optim.beta2": 0.99,
     "train.eval_every": 25,
-    "train.log_every": 1,
+    "train.log_every": 5,
     "train.stop_at_val_loss": 1 - STOP,
 }
 
@@ -62,7 +78,7 @@ def _accuracy(writer: Any, model: Any, folder: Path, n: int, continue_texts: Any
     from lmsmith.generate.sampling import Sampling
 
     speaker = own_speaker(folder)
-    problems = [ARITHMETIC.problem(0, index, held_out=True) for index in range(n)]
+    problems = [ARITHMETIC.problem(1, index, held_out=True) for index in range(n)]
     answers = continue_texts(
         model,
         speaker.tokenizer,
@@ -127,39 +143,51 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def trained(start: Path, folder: Path, seed: int, given: argparse.Namespace) -> dict[str, float]:
+    """Runs one seed; returns its line of the table."""
+    shutil.rmtree(folder, ignore_errors=True)  # the rest of an interrupted run
+    began, used = time.monotonic(), cpu_seconds()
+    run = lmsmith.rl(
+        start,
+        "arithmetic",
+        out=folder,
+        minutes=given.minutes,
+        seed=seed,
+        settings=RL | {"train.threads": given.threads},
+    )
+    wall, cpu = time.monotonic() - began, cpu_seconds() - used
+    return {
+        "seed": seed,
+        "before": accuracy(start),
+        "after": accuracy(run),
+        "steps": run.summary["steps"],
+        "wall_seconds": wall,
+        "cpu_seconds": cpu,
+    }
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    options.add_argument("--seeds", type=int, default=5, help="how many: 1, 2, ...")
+    options.add_argument("--first", type=int, default=1, help="the first seed")
     options.add_argument("--minutes", type=float, default=10)
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--out", type=Path, default=Path("rl_arithmetic"))
     given = options.parse_args()
     start = starting_model(given.out, given.threads)
-    before = accuracy(start)
-    print(f"start: {before:.1%} of 1,000 held-out sums", flush=True)
-    for seed in given.seeds:
-        began, used = time.monotonic(), cpu_seconds()
-        run = lmsmith.rl(
-            start,
-            "arithmetic",
-            out=given.out / f"seed-{seed}",
-            minutes=given.minutes,
-            seed=seed,
-            settings=RL | {"train.threads": given.threads},
-        )
-        wall, cpu = time.monotonic() - began, cpu_seconds() - used
-        lines = [json.loads(line) for line in (run.path / "metrics.jsonl").open()]
-        good = [x for x in lines if x["kind"] == "eval" and x["val_reward"] >= GOAL]
-        share = good[0]["step"] / run.summary["steps"] if good else float("nan")
+    kept = given.out / "results.jsonl"
+    lines = [json.loads(line) for line in kept.open()] if kept.exists() else []
+    done = {line["seed"]: line for line in lines}
+    print("seed  before   after   steps  wall s   CPU s", flush=True)
+    for seed in range(given.first, given.first + given.seeds):
+        if seed not in done:
+            done[seed] = trained(start, given.out / f"seed-{seed}", seed, given)
+            with kept.open("a") as file:
+                file.write(json.dumps(done[seed]) + "\n")
+        line = done[seed]
         print(
-            f"seed {seed}: {before:.1%} -> {accuracy(run):.1%} after {run.summary['steps']} steps, "
-            f"{wall:.0f} s wall, {cpu:.0f} s CPU; "
-            + (
-                f"{GOAL:.0%} at step {good[0]['step']}, about {share * wall:.0f} s wall, "
-                f"{share * cpu:.0f} s CPU"
-                if good
-                else f"{GOAL:.0%} not reached"
-            ),
+            f"{seed:4}  {line['before']:6.1%}  {line['after']:6.1%}  {line['steps']:6} "
+            f"{line['wall_seconds']:7.0f} {line['cpu_seconds']:7.0f}",
             flush=True,
         )
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lmsmith.chat.prepare import Speaker
+from lmsmith.chat.rl.grpo import Clipping, advantages, policy_loss, token_weights
 from lmsmith.chat.rl.policy import log_probabilities, unpacked
-from lmsmith.chat.rl.rollouts import Sampler, roll_out
+from lmsmith.chat.rl.rollouts import Answer, Group, Sampler, roll_out
 from lmsmith.chat.rl.rows import Rows
 from lmsmith.chat.rl.task import Judge, Problem, RLTask
 from lmsmith.chat.rl.tasks import ARITHMETIC
@@ -152,6 +153,37 @@ class Even(RLTask):
 
     def problem(self, seed: int, index: int, *, held_out: bool = False) -> Problem:
         return Problem.of(f"{index}", index % 2)
+
+
+def test_one_step_makes_the_rewarded_answer_and_its_end_more_likely() -> None:
+    """The policy gradient of two answers, the first of them right, with a small step of SGD."""
+    sampler = a_sampler()
+    tokenizer, prompt = sampler.speaker.tokenizer, sampler.prompt(ARITHMETIC.problem(0, 0))
+    answers = tuple(
+        Answer((*(int(i) for i in tokenizer.encode(text)), 10), text, (0.0,) * 3, finished=True)
+        for text in ("46", "47")
+    )
+    rows = Rows.of([Group(ARITHMETIC.problem(0, 0), prompt, answers, (1.0, 0.0))])
+    model: Any = sampler.model
+
+    def log_p() -> torch.Tensor:
+        return log_probabilities(model, rows.inputs, rows.targets, 1.0, None, sampler.forbidden)
+
+    before = log_p()
+    assert len(before) == 6  # two digits and the end of each answer
+    advantage = advantages(torch.tensor([[1.0, 0.0]]), "group").flatten()
+    weight = token_weights(rows.n_tokens, torch.ones(2, dtype=torch.bool), "sum", 8)
+    arguments = rows.per_token(advantage), rows.per_token(weight).float()
+    loss, _ = policy_loss(before, before.detach(), *arguments, Clipping())
+    loss.backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.grad is not None:
+                p -= 1e-6 * p.grad
+        change = log_p() - before
+    right, wrong = change[:3].sum(), change[3:].sum()
+    assert float(right - wrong) > 0
+    assert float(change[2] - change[5]) != 0  # the end token has a gradient, too
 
 
 def test_dynamic_sampling_replaces_groups_without_signal(monkeypatch: pytest.MonkeyPatch) -> None:

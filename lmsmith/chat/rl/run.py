@@ -47,8 +47,10 @@ DEFAULTS: dict[str, Any] = {
     "optim.clip_norm": 1.0,
     "schedule.warmup_steps": 20,
     "schedule.cooldown_fraction": 0.0,
+    "train.dtype": "float32",
 }
-"""A constant rate: rewards may still rise at any step. Large models need a lower one."""
+"""A constant rate: rewards may still rise at any step. Large models need a lower one. float32: the
+log-probabilities of the loss are those of the sampler."""
 
 
 def rl(
