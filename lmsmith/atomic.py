@@ -39,6 +39,22 @@ def write(path: Path, data: bytes | str) -> None:
         stream.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
+def check_replaceable(path: Path, beginning: str) -> None:
+    """Raises StorageError if `path` is a file that does not begin with `beginning`: a mistyped
+    output path must not destroy another file. Results of the same kind and empty files pass.
+    """
+    if not path.is_file():
+        return
+    expected = beginning.encode("utf-8")
+    with _explained(path), path.open("rb") as stream:
+        found = stream.read(len(expected))
+    if found and found != expected:
+        raise StorageError(
+            f"{path} exists and is not a result of this command, so it is not overwritten: choose "
+            "another path, or remove the file."
+        )
+
+
 @contextlib.contextmanager
 def file(path: Path) -> Iterator[BinaryIO]:
     """Yields a file to write bytes to; it appears at `path`, replacing the old one, when the block

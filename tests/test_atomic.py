@@ -34,6 +34,17 @@ def test_write_replaces_the_old_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["config.toml"]
 
 
+def test_a_file_of_another_kind_is_not_replaceable(tmp_path: Path) -> None:
+    book, empty, page = tmp_path / "book.txt", tmp_path / "empty", tmp_path / "page.html"
+    book.write_text("It was late.")
+    empty.touch()
+    page.write_text("<!doctype html><p>old")
+    for path in (empty, page, tmp_path / "new", tmp_path):
+        atomic.check_replaceable(path, "<!doctype html>")
+    with pytest.raises(StorageError, match=r"book\.txt exists and is not a result of this command"):
+        atomic.check_replaceable(book, "<!doctype html>")
+
+
 def test_an_interrupted_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "train.bin"
     atomic.write(path, "old")

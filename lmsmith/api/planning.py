@@ -105,10 +105,15 @@ def setting_named(name: str) -> str:
 
 
 def plans_html(plans: Sequence[tuple[str, Plan]], out: str | os.PathLike[str]) -> Path:
-    """Writes the plans as an HTML file with stacked bars; returns its path."""
+    """Writes the plans as an HTML file with stacked bars; returns its path.
+
+    Raises UsageError or StorageError if `out` cannot be written.
+    """
     from lmsmith import atomic
+    from lmsmith.report.comparison import check_output_path
     from lmsmith.report.plans import plans_page
 
+    check_output_path(Path(out))
     atomic.write(Path(out), plans_page(plans))
     return Path(out)
 

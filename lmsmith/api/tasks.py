@@ -220,19 +220,23 @@ def score_and_write(lm: LM, sources: Sequence[str], place: Path, options: dict[s
     return score
 
 
-def check_places(*places: Any) -> None:
+def check_places(per_item: Any, per_document: Any) -> None:
     """Raises UsageError or StorageError for a file that cannot be written, before any work."""
     import errno
 
     from lmsmith import atomic
 
-    for place in [Path(place) for place in places if place is not None]:
+    for given, first_key in ((per_item, "task"), (per_document, "index")):
+        if given is None:
+            continue
+        place = Path(given)
         if place.is_dir():
             raise UsageError(
                 f"{place} is a folder: name the file to write, such as {place / 'scores.jsonl'}."
             )
         if not place.parent.is_dir():
             raise StorageError(atomic.explain(FileNotFoundError(errno.ENOENT, ""), place))
+        atomic.check_replaceable(place, f'{{"{first_key}": ')
 
 
 def check_together(

@@ -150,7 +150,7 @@ def _print_score(lm: api.LM, score: Score, numbers: dict[str, Any], console: Con
         console.print(
             f"note: these numbers are with {weights} weights; with fp32 weights bits_per_byte is "
             f"{numbers['fp32_bits_per_byte']:,.4f}, so {weights} changes it by "
-            f"{numbers['bits_per_byte_change']:+.4f}"
+            f"{numbers['bits_per_byte_change']:+.2g}"
         )
     if score.n_impossible:
         console.print(

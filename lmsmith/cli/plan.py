@@ -79,6 +79,10 @@ def _plan(options: argparse.Namespace, console: Console, started: float) -> int:
     if options.grade:
         _grade(console)
         return 0
+    if options.out:
+        from lmsmith.report.comparison import check_output_path
+
+        check_output_path(options.out)
     with api.settings_from("the command line"):
         plans = _plans(options)
     if options.json:
@@ -94,7 +98,9 @@ def _plan(options: argparse.Namespace, console: Console, started: float) -> int:
     if options.out:
         from lmsmith.api.planning import plans_html
 
-        console.print(str(plans_html(plans, options.out)))
+        page = plans_html(plans, options.out)
+        if not options.json:  # the object is the only output
+            console.print(f"page     {page}")
     return 0
 
 

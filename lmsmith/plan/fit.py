@@ -204,7 +204,7 @@ def _too_large(
         shards = " --train.parallel fsdp on several devices divides weights and optimizer state."
     return (
         f"{config.preset} needs at least {needed / 1e9:,.1f} GB, with micro-batches of one row "
-        f"and activation checkpointing, and there are {room / 1e9:,.1f} GB: "
+        f"and activation checkpointing, and {room / 1e9:,.3g} GB are available: "
         f"{(needed - room) / 1e9:,.1f} GB are missing.{nearest}{shards}"
     )
 

@@ -28,6 +28,7 @@ from lmsmith.plan.time import StepTime, step_time
 
 VOCABULARY = 50257
 HOST_WATTS = 1.3  # a machine draws this many times the power of its accelerators
+MOST_LAYERS = 2000  # every layer takes about a millisecond
 KINDS = {"byte": 257, "gpt2": 50257}
 
 
@@ -205,6 +206,12 @@ def config_for(
         raise ConfigError(
             "an n-gram model is counted in one pass over the text: there are no steps to plan. "
             "Choose a preset that is trained, such as modern or gpt2."
+        )
+    n_layer = getattr(config.model, "n_layer", 0)
+    if n_layer > MOST_LAYERS:
+        raise ConfigError(
+            f"model.n_layer = {n_layer}: a plan lists each tensor, and takes at most "
+            f"{MOST_LAYERS:,} layers. Set fewer."
         )
     return config, set(wanted)
 

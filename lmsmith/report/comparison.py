@@ -24,7 +24,7 @@ from lmsmith.evaluate.differences import Accuracy, Difference
 from lmsmith.report.charts import N_COLOURS
 from lmsmith.report.differences import difference_section
 from lmsmith.report.figures import curves
-from lmsmith.report.page import duration, figure, page, short, table, text
+from lmsmith.report.page import BEGINNING, duration, figure, page, short, table, text
 from lmsmith.report.reading import read_runs
 from lmsmith.run_folder import load_for_use, model_config, new_run_path, summary_of, tokenizer_of
 from lmsmith.text.files import plural
@@ -110,6 +110,7 @@ def check_output_path(out: Path) -> None:
         raise StorageError(atomic.explain(FileNotFoundError(errno.ENOENT, ""), out))
     if not os.access(out.parent, os.W_OK):
         raise StorageError(atomic.explain(PermissionError(errno.EACCES, ""), out))
+    atomic.check_replaceable(out, BEGINNING)
 
 
 def comparison_rows(entries: Iterable[Entry]) -> list[list[str]]:

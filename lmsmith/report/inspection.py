@@ -18,7 +18,7 @@ from lmsmith import __version__, atomic
 from lmsmith.inspect.inspection import Inspection
 from lmsmith.inspect.losses import Group
 from lmsmith.report.charts import Line, line_chart
-from lmsmith.report.page import page, text
+from lmsmith.report.page import BEGINNING, page, text
 from lmsmith.report.pictures import colour, colour_bar, heat_map, ink_on
 
 MOST_HEADS = 192  # thumbnails; of larger models some layers are left out
@@ -55,6 +55,7 @@ STYLE = """
 
 def write_inspection(inspection: Inspection, out: Path) -> Path:
     """Writes the page to the file `out`, and returns `out`. Raises StorageError."""
+    atomic.check_replaceable(out, BEGINNING)
     header = (
         f'<header><div class="brand">lmsmith inspect</div><h1>{text(inspection.name)}</h1>'
         f"<p>What this model has learned: {text(inspection.what)}.</p></header>"

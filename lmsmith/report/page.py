@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+BEGINNING = "<!doctype html>"
 _PICTURE_OF_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {
     127: 0x2421
 }
@@ -21,7 +22,7 @@ def page(title: str, body: str, *, style: str = "", pictures: bool = False) -> s
     """
     images = "; img-src data:" if pictures else ""
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'{BEGINNING}\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'{images}\">\n"

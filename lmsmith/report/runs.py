@@ -25,7 +25,7 @@ from lmsmith.errors import ConfigError, UsageError
 from lmsmith.report.charts import N_COLOURS
 from lmsmith.report.figures import bits_per_byte, curves
 from lmsmith.report.ladder import ladder
-from lmsmith.report.page import duration, figure, page, short, table, text
+from lmsmith.report.page import BEGINNING, duration, figure, page, short, table, text
 from lmsmith.report.reading import Run, column, is_number, prompt_of, read_runs
 from lmsmith.train.ended import cut_short, too_few_steps_note
 
@@ -50,6 +50,7 @@ def write_report(runs: Sequence[Path], out: Path, inspection: Inspection | None 
     Raises UsageError without runs, CheckpointError for a path that is not a run folder,
     StorageError if `out` cannot be written.
     """
+    atomic.check_replaceable(out, BEGINNING)
     if not runs:
         raise UsageError("a report needs at least one run folder: `lmsmith report RUN`.")
     read = read_runs(runs)

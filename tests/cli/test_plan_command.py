@@ -26,6 +26,16 @@ def test_several_plans_and_a_page(lmsmith: Lmsmith) -> None:
     assert list(json.loads(done.out)) == ["context_length=1024", "context_length=4096"]
 
 
+def test_json_is_the_only_output_and_another_file_is_kept(lmsmith: Lmsmith) -> None:
+    done = lmsmith("plan", "--preset", "gpt2", "--json", "--out", "one.html")
+    assert json.loads(done.out)["preset"] == "gpt2"
+    (lmsmith.cwd / "book.txt").write_text("It was late.")
+    done = lmsmith("plan", "--preset", "gpt2", "--out", "book.txt")
+    assert (done.status, done.out) == (1, "")
+    assert "book.txt exists and is not a result" in done.err
+    assert (lmsmith.cwd / "book.txt").read_text() == "It was late."
+
+
 def test_lists(lmsmith: Lmsmith) -> None:
     done = lmsmith("plan", "--devices-list")
     assert "h100: NVIDIA H100 data sheet" in done.out
@@ -37,6 +47,7 @@ def test_wrong_use_gives_one_line(lmsmith: Lmsmith) -> None:
     for options, message in (
         (("--device", "h10"), "Did you mean 'h100'?"),
         (("--price", "-1"), "price = -1"),
+        (("--preset", "gpt2", "--model.n_layer", "100000000"), "at most 2,000 layers"),
         (("--sweep", "context=1,2"), "no setting 'context' to sweep"),
         (("--sweep", "context_length"), "expected NAME=A,B,C."),
         (("--fit", "8GB", "--preset", "gpt2-xl"), "GB are missing"),
