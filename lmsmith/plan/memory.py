@@ -25,7 +25,7 @@ from lmsmith.config import RunConfig
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.rnn_config import RNNConfig
 from lmsmith.plan.layers import LMSMITH, RESIDUAL, Implementation, Setup
-from lmsmith.plan.parameters import Parameter, maps_of, parameters
+from lmsmith.plan.parameters import Parameter, muon_maps, parameters
 from lmsmith.plan.tape import GRADIENTS, TEMPORARY, Peak, run
 from lmsmith.plan.transformer import loss_chunk, write_tape
 
@@ -150,16 +150,10 @@ def _muon(config: RunConfig, group: list[Parameter]) -> float:
     """Numbers in memory while a group is updated: the changes of all, and of the largest shape a
     stack, two copies, and two products of each matrix with itself.
     """
-    model = config.model
     shapes: dict[tuple[int, int], int] = {}
     for parameter in group:
-        matrix = ".".join(parameter.name.split(".")[2:4])
-        n_out, n_in = parameter.shape
-        rows = [n_out]
-        fused = matrix in ("attention.qkv", "feed_forward.up") and "lora" not in parameter.name
-        if isinstance(model, GPTConfig) and fused:
-            rows = list(maps_of(model, matrix).values())
-        for each in rows:
+        n_in = parameter.shape[1]
+        for each in muon_maps(config, parameter):
             shape = (min(each, n_in), max(each, n_in))
             shapes[shape] = shapes.get(shape, 0) + 1
     stacks = (n * (3 * r * c + 2 * r * r) for (r, c), n in shapes.items())
