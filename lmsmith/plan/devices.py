@@ -83,7 +83,7 @@ def device(name: str, price: float | None = None) -> Device:
     if price is not None and not 0 <= price < float("inf"):
         raise ConfigError(f"price = {price:g}: expected 0 or more dollars per hour.")
     if name == HERE:
-        found = _this_machine()
+        found = of_machine(measured())
     else:
         known = devices()
         if name not in known:
@@ -169,8 +169,8 @@ def _unknown(name: str, known: Mapping[str, Device]) -> str:
     )
 
 
-def _this_machine() -> Device:
-    found = measured()
+def of_machine(found: Measured) -> Device:
+    """This machine as a device, from its measured speeds."""
     return Device(
         key=HERE,
         name=found.name,
