@@ -139,10 +139,11 @@ def _list_devices(console: Console) -> None:
             f"{found.bandwidth / 1e9:,.0f}",
             f"{found.price:g}" if found.price else "",
             str(found.price_date or ""),
+            "yes" if found.verified else "no",
         ]
         for key, found in devices().items()
     ]
-    table(console, ("device", "TFLOP/s", "GB", "GB/s", "$/h", "price of"), rows)
+    table(console, ("device", "TFLOP/s", "GB", "GB/s", "$/h", "price of", "verified"), rows)
     for key, found in devices().items():
         console.print(f"{key}: {found.source}")
 
