@@ -75,7 +75,7 @@ def primitives(
     passes = sum(traffic(op) for op in ops if not is_product(op))
     scores = n_tokens * found.parts["scores"].forward / (2 * model.width_head)
     logits = n_tokens * model.padded_vocab_size
-    dropped = n_tokens * model.d_model * (2 * model.n_layer + 1) * bool(model.dropout)
+    dropped: float = n_tokens * model.d_model * (2 * model.n_layer + 1) * bool(model.dropout)
     dropped += scores * bool(model.attention_dropout)
     smooth = n_tokens * model.width_ff * model.n_layer * (model.feed_forward != "relu2")
     attention = ("scores", "values")

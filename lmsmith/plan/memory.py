@@ -134,16 +134,30 @@ def _recurrent(
 def _optimizer(
     config: RunConfig, found: list[Parameter], resident: dict[str, float], full: int
 ) -> Peak:
-    """The optimizer step: AdamW's fused kernel works in place, Muon on stacks of matrices."""
+    """The optimizer step: AdamW's fused kernel works in place, Muon on stacks of
+    matrices, SGD on groups.
+    """
     numbers = [p for p in found if p.learned and p.optimizer == "muon"]
     temporary, group = 0.0, list[Parameter]()
     for parameter in numbers:
         if group and sum(p.n for p in group) + parameter.n > MUON_AT_ONCE:
             temporary, group = max(temporary, _muon(config, group)), []
         group.append(parameter)
-    temporary = max(temporary, _muon(config, group)) * full
+    temporary = max(temporary, _muon(config, group), _nesterov(config, found)) * full
     by_kind = {**resident, TEMPORARY: temporary}
     return Peak(sum(by_kind.values()), by_kind, "optimizer step")
+
+
+def _nesterov(config: RunConfig, found: list[Parameter]) -> float:
+    """Numbers of SGD's Nesterov gradients: one copy for each parameter of a group at a time."""
+    if config.optim.name != "sgd" or not (config.optim.sgd_nesterov and config.optim.sgd_momentum):
+        return 0.0
+    groups = {"tables": 0, "matrices": 0, "vectors": 0}
+    for parameter in found:
+        wide = "matrices" if len(parameter.shape) >= 2 else "vectors"
+        name = "tables" if "embedding" in parameter.name else wide
+        groups[name] += parameter.n * parameter.learned
+    return float(max(groups.values()))
 
 
 def _muon(config: RunConfig, group: list[Parameter]) -> float:
