@@ -28,7 +28,7 @@ def test_several_plans_and_a_page(lmsmith: Lmsmith) -> None:
 
 def test_lists(lmsmith: Lmsmith) -> None:
     done = lmsmith("plan", "--devices-list")
-    assert "h100: NVIDIA H100 data sheet" in done.out
+    assert "h100: https://glennklockwood.com/garden/processors/h100" in done.out
     done = lmsmith("plan", "--published")
     assert "Llama 8B, eager" in done.out
 

@@ -253,3 +253,18 @@ def test_each_device_says_where_its_figures_and_its_price_are_from() -> None:
         if "price" in entry:
             assert "https://" in entry["price_source"], key
             assert entry["price_date"] <= entry["checked"], key
+
+
+def test_a_batch_decodes_more_tokens_per_second() -> None:
+    one, eight = (
+        lmsmith.plan(preset="gpt2", device="a100-80gb", settings=SIXTEEN, decode_batch=n).inference
+        for n in (1, 8)
+    )
+    assert one is not None
+    assert eight is not None
+    assert eight.cache == 8 * one.cache
+    assert one.tokens_per_second < eight.tokens_per_second < 8 * one.tokens_per_second
+    plan = lmsmith.plan(preset="gpt2", device="a100-80gb", settings=SIXTEEN, decode_batch=8)
+    assert "8 sequences together" in str(plan)
+    with pytest.raises(ConfigError, match="decode_batch"):
+        lmsmith.plan(preset="gpt2", decode_batch=0)
