@@ -24,6 +24,7 @@ def plan(
     fit: str | None = None,
     budget: str | None = None,
     hours: float | None = None,
+    decode_batch: int = 1,
     settings: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Predicts parameters, FLOPs, memory, time, energy and money of a run, without building it.
@@ -40,6 +41,7 @@ def plan(
     fit       memory of each device, such as 24GB: chooses what fits
     budget    dollars, such as 100usd: chooses size and tokens
     hours     time limit: chooses size and tokens
+    decode_batch  sequences that generation decodes together
 
     `settings`: settings of the run by dotted name. `as_dict()` of the result has all numbers.
     Raises ConfigError for impossible settings, an unknown device, and limits that nothing keeps.
@@ -55,18 +57,20 @@ def plan(
     )
     if devices < 1:
         raise ConfigError(f"devices = {devices}: expected 1 or more.")
+    if decode_batch < 1:
+        raise ConfigError(f"decode_batch = {decode_batch}: expected 1 or more.")
     if hours is not None and not 0 < hours < float("inf"):
         raise ConfigError(f"hours = {hours:g}: expected more than 0.")
     found = find(device, price)
     if fit is None and budget is None and hours is None:
-        return predict(config, found, devices)
+        return predict(config, found, devices, batch_of_inference=decode_batch)
     limits = Limits(
         None if fit is None else parse_bytes(fit),
         None if hours is None else 3600 * hours,
         None if budget is None else parse_dollars(budget),
     )
     choice = choose(config, given, found, devices, limits)
-    result = predict(choice.config, found, devices)
+    result = predict(choice.config, found, devices, batch_of_inference=decode_batch)
     if choice.chosen:
         options = " ".join(f"--{name} {_typed(value)}" for name, value in choice.chosen.items())
         result.notes.insert(0, f"chosen: {options}")

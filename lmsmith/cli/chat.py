@@ -76,7 +76,7 @@ def _add_align(verbs: Verbs) -> None:
         "align",
         _align,
         "train a tuned model on preferences between answers (DPO, IPO, SimPO, KTO)",
-        "lmsmith align demo/chat pairs.jsonl --method dpo --out demo/aligned",
+        "lmsmith align demo/chat demo/pairs.jsonl --method dpo --out demo/aligned",
         usage="lmsmith align RUN PAIRS... [--method M] [--out RUN] [--SETTING VALUE]...",
     )
     align.add_argument("run", type=Path, metavar="RUN", help="the model to start from")

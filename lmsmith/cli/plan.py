@@ -38,6 +38,13 @@ def add(verbs: Verbs) -> None:
         "--devices", type=at_least_one, default=1, metavar="N", help="how many of them (1)"
     )
     verb.add_argument("--price", type=float, metavar="X", help="dollars per hour and device")
+    verb.add_argument(
+        "--decode-batch",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="sequences that generation decodes together (1)",
+    )
     limits = verb.add_argument_group("choose size, tokens and batch for what is available")
     limits.add_argument("--fit", metavar="SIZE", help="memory of each device, such as 24GB")
     limits.add_argument("--budget", metavar="USD", help="dollars, such as 100usd")
@@ -109,7 +116,7 @@ def _plans(options: argparse.Namespace) -> list[tuple[str, Plan]]:
     given = settings_given(options)
     common: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("device", "devices", "price", "fit", "budget", "hours")
+        for name in ("device", "devices", "price", "fit", "budget", "hours", "decode_batch")
     }
     if options.compare and options.sweep:
         raise UsageError("--compare and --sweep both name several plans: use one of them.")
@@ -145,10 +152,11 @@ def _list_devices(console: Console) -> None:
             f"{found.bandwidth / 1e9:,.0f}",
             f"{found.price:g}" if found.price else "",
             str(found.price_date or ""),
+            "yes" if found.verified else "no",
         ]
         for key, found in devices().items()
     ]
-    table(console, ("device", "TFLOP/s", "GB", "GB/s", "$/h", "price of"), rows)
+    table(console, ("device", "TFLOP/s", "GB", "GB/s", "$/h", "price of", "verified"), rows)
     for key, found in devices().items():
         console.print(f"{key}: {found.source}")
 

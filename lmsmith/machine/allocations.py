@@ -8,6 +8,7 @@ allocator keeps.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ def allocations(device: torch.device) -> Iterator[Allocated]:
         found.peak = torch.cuda.max_memory_allocated(device) - before
         found.final = torch.cuda.memory_allocated(device) - before
         return
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it prints its start and stop otherwise
     from torch.profiler import ProfilerActivity, profile
 
     gc.collect()  # what is freed inside the measurement would count as negative

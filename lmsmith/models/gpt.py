@@ -194,7 +194,9 @@ class GPT(NeuralModel):
         return torch.full((batch_size, n), self.config.vocab_size, dtype=torch.int64, device=device)
 
     def parts(self) -> dict[str, list[int]]:
-        """Rows of each map in fused query-key-value matrices and gated feed-forward matrices."""
+        """Rows of each map in fused query-key-value matrices, gated feed-forward matrices, and
+        their adapters.
+        """
         config = self.config
         heads = [config.n_head * config.width_head] + 2 * [config.n_kv * config.width_head]
         parts = {f"blocks.{i}.attention.qkv.weight": heads for i in range(config.n_layer)}
@@ -203,6 +205,9 @@ class GPT(NeuralModel):
                 f"blocks.{i}.feed_forward.up.weight": [config.width_ff] * 2
                 for i in range(config.n_layer)
             }
+        for name, module in self.named_modules():
+            if found := getattr(module, "parts_of_adapters", None):  # `lora.py` imports this module
+                parts |= {f"{name}.{adapter}": rows for adapter, rows in found().items()}
         return parts
 
     @torch.no_grad()

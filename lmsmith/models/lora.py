@@ -49,6 +49,11 @@ class AdaptedLinear(nn.Linear):
         self.lora_a = nn.Parameter(new(sum(adapted) * config.rank, linear.in_features))
         self.lora_b = nn.Parameter(new(n_rows, config.rank))
 
+    def parts_of_adapters(self) -> dict[str, list[int]]:
+        """The rows of each map in `lora_a` and `lora_b`."""
+        rows = [rows for rows, one in zip(self.parts, self.adapted, strict=True) if one]
+        return {A: [self.rank] * len(rows), B: rows}
+
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch F"]:
         low = F.linear(x, self.lora_a).split(self.rank, dim=-1)  # n of (..., R)
         rows = [rows for rows, one in zip(self.parts, self.adapted, strict=True) if one]

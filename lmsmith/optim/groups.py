@@ -65,15 +65,14 @@ class Optimizers:
             {"params": plain, "lr": config.learning_rate, "weight_decay": 0.0},
         ]
         groups = by_width(groups, self.named, config, model.config.width_multiplier)
-        make = OPTIMIZERS.get(config.name)
-        self.all: list[torch.optim.Optimizer] = [make([g for g in groups if g["params"]], config)]
-        if not isinstance(self.all[0], torch.optim.Optimizer):
-            raise ConfigError(
-                f"optim.name = {config.name!r} returned a {type(self.all[0]).__name__}, expected a "
-                "torch.optim.Optimizer. Correct the function that is registered under that name."
-            )
+        groups = [group for group in groups if group["params"]]
+        self.all: list[torch.optim.Optimizer] = []
+        if groups:
+            self.all.append(_made(groups, config))
         if matrices:
-            parts = {self.named[n]: rows for n, rows in model.parts().items()}
+            parts = {
+                p: rows for n, rows in model.parts().items() if (p := matrices.get(n)) is not None
+            }
             self.all.append(
                 Muon(
                     matrices.values(),
@@ -85,6 +84,11 @@ class Optimizers:
                     parts=parts,
                     distribute=distribute,
                 )
+            )
+        if not self.all:
+            raise ConfigError(
+                "every parameter is frozen, so there is nothing to train. Name maps for adapters "
+                "with lora.targets, or set lora.rank to 0."
             )
         for optimizer in self.all:
             for group in optimizer.param_groups:
@@ -141,6 +145,16 @@ class Optimizers:
             # Fused AdamW needs its step count on the device too.
             value = value.to(p.device, copy=True)
             owner[p].state[p][key] = sharded(value, p) if value.shape == p.shape else value
+
+
+def _made(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    found = OPTIMIZERS.get(config.name)(groups, config)
+    if not isinstance(found, torch.optim.Optimizer):
+        raise ConfigError(
+            f"optim.name = {config.name!r} returned a {type(found).__name__}, expected a "
+            "torch.optim.Optimizer. Correct the function that is registered under that name."
+        )
+    return found
 
 
 def adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

@@ -30,7 +30,8 @@ _FIELDS = ("peaks", "memory", "bandwidth", "link", "watts", "price")
 class Device:
     """One accelerator, in base units: FLOP/s by precision, bytes, bytes/s, watts, dollars/hour.
 
-    `price` 0: unknown. `measured`: speeds of this machine, by measurement instead of peaks.
+    `price` 0: unknown. `source` was read on the day `checked`; `verified`: it states every figure.
+    `measured`: speeds of this machine, by measurement instead of peaks.
     """
 
     key: str
@@ -44,6 +45,8 @@ class Device:
     price_source: str = ""
     price_date: datetime.date | None = None
     source: str = ""
+    checked: datetime.date | None = None
+    verified: bool = False
     gpu: bool = True
     measured: Measured | None = field(default=None, repr=False)
 
@@ -83,7 +86,7 @@ def device(name: str, price: float | None = None) -> Device:
     if price is not None and not 0 <= price < float("inf"):
         raise ConfigError(f"price = {price:g}: expected 0 or more dollars per hour.")
     if name == HERE:
-        found = _this_machine()
+        found = of_machine(measured())
     else:
         known = devices()
         if name not in known:
@@ -142,9 +145,10 @@ def _checked(key: str, entry: Mapping[str, Any], path: Path) -> Device:
         good = isinstance(value, int | float) and not isinstance(value, bool)
         if not good or value < 0 or (value == 0 and least != "0 or more"):
             raise ConfigError(f"{path}: {key}.{name} = {value!r}: expected a number, {least}.")
-    date = entry.get("price_date")
-    if date is not None and not isinstance(date, datetime.date):
-        raise ConfigError(f"{path}: {key}.price_date = {date!r}: expected a date: 2026-01-31.")
+    for name in ("price_date", "checked"):
+        date = entry.get(name)
+        if date is not None and not isinstance(date, datetime.date):
+            raise ConfigError(f"{path}: {key}.{name} = {date!r}: expected a date: 2026-01-31.")
     giga = {name: value * 1e9 for name, value in numbers.items() if name not in ("watts", "price")}
     return Device(
         key=key,
@@ -152,8 +156,10 @@ def _checked(key: str, entry: Mapping[str, Any], path: Path) -> Device:
         peaks={name: value * 1e12 for name, value in peaks.items()},
         **{**numbers, **giga},
         price_source=str(entry.get("price_source", "")),
-        price_date=date,
+        price_date=entry.get("price_date"),
         source=str(entry.get("source", "")),
+        checked=entry.get("checked"),
+        verified=bool(entry.get("verified", False)),
         gpu=bool(entry.get("gpu", True)),
     )
 
@@ -169,8 +175,8 @@ def _unknown(name: str, known: Mapping[str, Device]) -> str:
     )
 
 
-def _this_machine() -> Device:
-    found = measured()
+def of_machine(found: Measured) -> Device:
+    """This machine as a device, from its measured speeds."""
     return Device(
         key=HERE,
         name=found.name,

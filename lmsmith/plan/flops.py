@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from lmsmith.config import RunConfig
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.gpt_costs import Counting, products
-from lmsmith.plan.parameters import ADAPTERS, Parameter, adapted, maps_of, parameters
+from lmsmith.plan.parameters import ADAPTERS, Parameter, adapted, muon_maps, parameters
 
 # Operations per learned parameter of one optimizer step, outside matrix products. AdamW: two
 # running means (3 and 4), both corrected (2), root, eps, division (3), decay and step (3).
@@ -118,14 +118,8 @@ MATRICES = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.d
 
 def _muon(config: RunConfig, parameter: Parameter) -> float:
     """Products of Muon's iterations for one matrix, each of its maps by itself."""
-    model, matrix = config.model, ".".join(parameter.name.split(".")[2:4])
-    n_out, n_in = parameter.shape
-    rows = [n_out]
-    fused = ("attention.qkv", "feed_forward.up")
-    if isinstance(model, GPTConfig) and matrix in fused and "lora_" not in parameter.name:
-        rows = list(maps_of(model, matrix).values())
-    total = 0.0
-    for each in rows:
+    n_in, total = parameter.shape[1], 0.0
+    for each in muon_maps(config, parameter):
         r, c = min(each, n_in), max(each, n_in)
         total += 2.0 * r * r * c + 2.0 * r * r * r + 2.0 * r * r * c
     return config.optim.muon_iterations * total

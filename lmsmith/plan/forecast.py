@@ -1,30 +1,90 @@
-"""What a run writes down about its own cost, and the warning before it starts."""
+"""What a run stores about its own cost, and the warnings before it starts."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lmsmith.config import RunConfig
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.plan.devices import of_machine
 from lmsmith.plan.flops import flops
+from lmsmith.plan.here import kept
 from lmsmith.plan.memory import largest_micro_batch, memory, micro_batch
 from lmsmith.plan.parameters import parameters
+from lmsmith.plan.time import StepTime, step_time
 
 PROCESS = 0.4e9  # bytes of interpreter and libraries
 
 
 def forecast(config: RunConfig, *, gpu: bool, world: int = 1) -> dict[str, Any]:
-    """Predicted numbers of a run, for `summary.json`. Memory is that of tensors on each device;
-    None for models without a tape.
+    """Predicted numbers of a run, for `summary.json`.
+
+    `flops_per_token` counts the full square of attention, as PyTorch's counter does;
+    `flops_per_step` half of it, and the optimizer. Memory is that of tensors on each device; None
+    for models without a tape. Seconds are None unless this machine's speeds are known, from
+    `lmsmith plan --device here`; `notes` says so.
     """
     rows = config.train.batch_size
     tokens = rows * config.model.context_length
     known = isinstance(config.model, GPTConfig) and config.train.engine == "torch"
+    step, why = predicted_step(config, gpu=gpu, world=world)
     return {
         "n_params": sum(parameter.n for parameter in parameters(config)),
+        "flops_per_token": flops(config, "full").per_token,
         "flops_per_step": flops(config).per_step(tokens),
         "peak_tensor_bytes": memory(config, gpu=gpu, world=world).n_bytes if known else None,
+        "seconds_per_step": step.seconds if step else None,
+        "seconds_interval": [step.low, step.high] if step else None,
+        "seconds": config.train.steps * step.seconds if step else None,
+        "notes": [why] if why else [],
     }
+
+
+def predicted_step(config: RunConfig, *, gpu: bool, world: int = 1) -> tuple[StepTime | None, str]:
+    """The predicted time of a step on this machine, or None and the reason.
+
+    It needs speeds that `lmsmith plan --device here` has measured with as many threads. This
+    function measures nothing.
+    """
+    if gpu or world > 1:
+        return None, "seconds: not predicted, speeds are measured only for one process on a CPU"
+    if config.train.engine != "torch" or config.train.dtype != "float32":
+        return None, "seconds: predicted only for PyTorch in float32 on a CPU"
+    speeds = kept(config.train.threads)
+    if speeds is None:
+        return None, (
+            "seconds: not predicted, because this machine's speeds are unknown; "
+            "`lmsmith plan --device here` measures them"
+        )
+    return step_time(config, of_machine(speeds)), ""
+
+
+def time_warning(config: RunConfig, seconds: float, *, gpu: bool, world: int = 1) -> str:
+    """A warning if the steps need more than the `seconds` that are available, with settings that
+    end in time; "" if they end in time, or if their time is not predicted.
+    """
+    step, _ = predicted_step(config, gpu=gpu, world=world)
+    steps = config.train.steps
+    if step is None or steps * step.seconds <= seconds:
+        return ""
+    needed, fits = steps * step.seconds, int(seconds / step.seconds)
+    offers = [f"--steps {fits:,}".replace(",", "")] if fits else []
+    minutes = math.ceil(10 * (config.train.minutes + (needed - seconds) / 60)) / 10
+    offers.append(f"--minutes {minutes:g}")
+    rows = config.train.batch_size
+    while rows > 1:
+        rows //= 2
+        smaller = config.changed({"train.batch_size": rows}, where="the warning")
+        shorter, _ = predicted_step(smaller, gpu=gpu, world=world)
+        if shorter and steps * shorter.seconds <= seconds:
+            offers.append(f"--train.batch_size {rows}")
+            break
+    return (
+        f"{steps:,} steps take about {needed / 60:,.1f} minutes here ({step.seconds:.3g} s each), "
+        f"and {seconds / 60:,.1f} are available, so the time limit will end the run early: "
+        f"{' or '.join(offers)} fits."
+    )
 
 
 def memory_warning(config: RunConfig, room: float, *, gpu: bool, world: int = 1) -> str:

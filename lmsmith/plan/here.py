@@ -61,14 +61,9 @@ class Measured:
 
 def measured(*, again: bool = False) -> Measured:
     """The kept measurement of this machine, or a new one."""
-    path = _folder() / "machine.json"
     threads = omp_threads() or n_cores()
-    if not again:
-        kept = _kept(path)
-        if kept is not None and kept.name == name() and kept.threads == threads:
-            age = datetime.date.today() - datetime.date.fromisoformat(kept.date)
-            if age.days <= KEPT_DAYS:
-                return kept
+    if not again and (found := kept(threads)) is not None:
+        return found
     from lmsmith.machine.speeds import measure
 
     found = Measured(
@@ -78,9 +73,22 @@ def measured(*, again: bool = False) -> Measured:
         memory=free_memory(),
         **measure(threads),
     )
+    path = _path()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(found))
     return found
+
+
+def kept(threads: int) -> Measured | None:
+    """The measurement of this machine with this number of threads, if there is a recent one."""
+    try:
+        values: dict[str, Any] = foreign_json.read(_path())
+        found = Measured(**values)
+    except (OSError, ValueError, TypeError):
+        return None
+    age = datetime.date.today() - datetime.date.fromisoformat(found.date)
+    same = found.name == name() and found.threads == threads
+    return found if same and age.days <= KEPT_DAYS else None
 
 
 def name() -> str:
@@ -94,15 +102,7 @@ def name() -> str:
     return f"{platform.processor() or platform.machine()}, {n_cores()} cores"
 
 
-def _kept(path: Path) -> Measured | None:
-    try:
-        values: dict[str, Any] = foreign_json.read(path)
-        return Measured(**values)
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _folder() -> Path:
+def _path() -> Path:
     named = os.environ.get("LMSMITH_CACHE")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(named) if named else cache / "lmsmith"
+    return (Path(named) if named else cache / "lmsmith") / "machine.json"

@@ -26,6 +26,7 @@ class Inference:
     cache: float  # bytes of all sequences at full context
     tokens_per_second: float  # of all sequences together; 0: unknown device
     bound: str  # "memory" or "arithmetic"
+    batch: int = 1  # sequences
 
 
 def cache_per_token(model: GPTConfig, n_bytes: int = 2) -> float:
@@ -52,8 +53,8 @@ def inference(
     cache = batch * per_token * sum(lengths) / model.n_layer
     flops = batch * sum(product.flops for product in products(model, "window"))
     if not bandwidth or not peak:
-        return Inference(weights, per_token, cache, 0.0, "")
+        return Inference(weights, per_token, cache, 0.0, "", batch)
     reading = (weights + cache / 2) / (READ_EFFICIENCY * bandwidth)  # half full on average
     computing = flops / (0.5 * peak)
     bound = "memory" if reading >= computing else "arithmetic"
-    return Inference(weights, per_token, cache, batch / max(reading, computing), bound)
+    return Inference(weights, per_token, cache, batch / max(reading, computing), bound, batch)

@@ -25,7 +25,7 @@ from lmsmith.config import RunConfig
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.rnn_config import RNNConfig
 from lmsmith.plan.layers import LMSMITH, RESIDUAL, Implementation, Setup
-from lmsmith.plan.parameters import Parameter, maps_of, parameters
+from lmsmith.plan.parameters import Parameter, muon_maps, parameters
 from lmsmith.plan.tape import GRADIENTS, TEMPORARY, Peak, run
 from lmsmith.plan.transformer import loss_chunk, write_tape
 
@@ -134,32 +134,40 @@ def _recurrent(
 def _optimizer(
     config: RunConfig, found: list[Parameter], resident: dict[str, float], full: int
 ) -> Peak:
-    """The optimizer step: AdamW's fused kernel works in place, Muon on stacks of matrices."""
+    """The optimizer step: AdamW's fused kernel works in place, Muon on stacks of
+    matrices, SGD on groups.
+    """
     numbers = [p for p in found if p.learned and p.optimizer == "muon"]
     temporary, group = 0.0, list[Parameter]()
     for parameter in numbers:
         if group and sum(p.n for p in group) + parameter.n > MUON_AT_ONCE:
             temporary, group = max(temporary, _muon(config, group)), []
         group.append(parameter)
-    temporary = max(temporary, _muon(config, group)) * full
+    temporary = max(temporary, _muon(config, group), _nesterov(config, found)) * full
     by_kind = {**resident, TEMPORARY: temporary}
     return Peak(sum(by_kind.values()), by_kind, "optimizer step")
+
+
+def _nesterov(config: RunConfig, found: list[Parameter]) -> float:
+    """Numbers of SGD's Nesterov gradients: one copy for each parameter of a group at a time."""
+    if config.optim.name != "sgd" or not (config.optim.sgd_nesterov and config.optim.sgd_momentum):
+        return 0.0
+    groups = {"tables": 0, "matrices": 0, "vectors": 0}
+    for parameter in found:
+        wide = "matrices" if len(parameter.shape) >= 2 else "vectors"
+        name = "tables" if "embedding" in parameter.name else wide
+        groups[name] += parameter.n * parameter.learned
+    return float(max(groups.values()))
 
 
 def _muon(config: RunConfig, group: list[Parameter]) -> float:
     """Numbers in memory while a group is updated: the changes of all, and of the largest shape a
     stack, two copies, and two products of each matrix with itself.
     """
-    model = config.model
     shapes: dict[tuple[int, int], int] = {}
     for parameter in group:
-        matrix = ".".join(parameter.name.split(".")[2:4])
-        n_out, n_in = parameter.shape
-        rows = [n_out]
-        fused = matrix in ("attention.qkv", "feed_forward.up") and "lora" not in parameter.name
-        if isinstance(model, GPTConfig) and fused:
-            rows = list(maps_of(model, matrix).values())
-        for each in rows:
+        n_in = parameter.shape[1]
+        for each in muon_maps(config, parameter):
             shape = (min(each, n_in), max(each, n_in))
             shapes[shape] = shapes.get(shape, 0) + 1
     stacks = (n * (3 * r * c + 2 * r * r) for (r, c), n in shapes.items())

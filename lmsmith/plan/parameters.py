@@ -109,6 +109,19 @@ def adapted(model: GPTConfig, matrix: str, lora: LoraConfig) -> list[int]:
     return [rows for name, rows in maps_of(model, matrix).items() if name in lora.targets]
 
 
+def muon_maps(config: RunConfig, parameter: Parameter) -> list[int]:
+    """The rows of each map of a matrix that Muon orthogonalizes by itself."""
+    model, n_out = config.model, parameter.shape[0]
+    stem, _, kind = parameter.name.rpartition(".")
+    matrix = ".".join(stem.split(".")[2:])
+    if not isinstance(model, GPTConfig) or matrix not in MAPS:
+        return [n_out]
+    if kind == "weight":
+        return list(maps_of(model, matrix).values())
+    rows = adapted(model, matrix, config.lora)
+    return rows if kind == "lora_b" else [config.lora.rank] * len(rows)
+
+
 def _with_adapters(config: RunConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The model's parameters, each adapter after its matrix (and the matrix's bias)."""
     model = config.model

@@ -161,6 +161,7 @@ class Plan:
             "cache_bytes": found.cache,
             "tokens_per_second": found.tokens_per_second or None,
             "bound": found.bound,
+            "batch": found.batch,
         }
 
 

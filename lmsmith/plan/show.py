@@ -107,9 +107,9 @@ def _inference(plan: Plan) -> list[str]:
         f"{bytes_of(found.cache)} at full context"
     ]
     if found.tokens_per_second:
+        of = "one sequence" if found.batch == 1 else f"{found.batch} sequences together"
         lines.append(
-            f"  up to {found.tokens_per_second:,.0f} tokens/s for one sequence (bound by "
-            f"{found.bound})"
+            f"  up to {found.tokens_per_second:,.0f} tokens/s for {of} (bound by {found.bound})"
         )
     return lines
 

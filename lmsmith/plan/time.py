@@ -2,11 +2,11 @@
 
 A part takes the time of its matrix products plus the time of its passes over memory:
 
-    products    FLOPs / (efficiency * peak); on this machine, the measured rate at their width
+    products    FLOPs / (efficiency * peak)
     passes      bytes read and written / (efficiency * bandwidth)
-    overhead    a fixed time per operation; only on this machine, where it is measured
     exchange    what communication exceeds the backward pass
 
+This machine's CPU is predicted from measured speeds instead (`cpu_time.py`).
 The efficiencies of devices in the table are assumptions, stated in `EFFICIENCY` and printed with
 each plan. `published.py` compares them with published runs.
 """
@@ -19,13 +19,12 @@ from lmsmith.config import RunConfig
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.gpt_costs import Counting
 from lmsmith.plan.communication import communication
+from lmsmith.plan.cpu_time import HIGH, LOW, cpu_parts, is_product, traffic
 from lmsmith.plan.devices import Device
 from lmsmith.plan.flops import flops
-from lmsmith.plan.here import Measured
 from lmsmith.plan.layers import LMSMITH, Implementation, Setup
 from lmsmith.plan.memory import micro_batch
 from lmsmith.plan.parameters import parameters
-from lmsmith.plan.tape import Op
 from lmsmith.plan.transformer import write_tape
 
 
@@ -48,9 +47,6 @@ class Efficiency:
 EFFICIENCY = Efficiency()
 # Backward passes read and write about twice what forward passes do.
 BACKWARD = 2.0
-# In units of the measured overhead of a small operation: an operation of the model in both passes,
-# and a tensor in clipping and in the optimizer. Rough: chosen from steps on a busy machine.
-OVERHEAD_OF_OPERATION, OVERHEAD_OF_PARAMETER = 5.0, 9.0
 # Bytes that the optimizer reads and writes per parameter, in units of the parameter.
 OPTIMIZER_PASSES = {"adamw": 7, "muon": 9, "sgd": 5, "other": 7}
 
@@ -95,24 +91,21 @@ def step_time(
     if compiled is None:
         compiled = device.gpu and config.train.compile != "no"
     if device.measured is not None:
-        parts = _on_cpu(config, device.measured, rows)
+        parts = cpu_parts(config, device.measured, world)
     else:
         parts = _on_device(config, device, rows, compiled, efficiency, how)
-    parts = {name: n_micro * seconds for name, seconds in parts.items()}
+        parts = {name: n_micro * seconds for name, seconds in parts.items()}
     backward = 2 / 3 * sum(parts.values())
     exchanged = communication(config, world, n_micro).seconds(efficiency.exchange * device.link)
-    optimizer = _optimizer(config, device, world, efficiency)
-    if device.measured is not None:
-        n_learned = sum(parameter.learned for parameter in parameters(config))
-        optimizer += OVERHEAD_OF_PARAMETER * n_learned * device.measured.overhead
-    parts |= {"optimizer": optimizer}
+    if device.measured is None:
+        parts["optimizer"] = _optimizer(config, device, world, efficiency)
     if world > 1:
         parts["exchange"] = max(0.0, exchanged - backward)
     seconds = sum(parts.values())
-    spread = 1.15 if device.measured is not None else 1.5
+    low, high = (LOW, HIGH) if device.measured is not None else (1 / 1.5, 1.5)
     tokens = total_rows * config.model.context_length
     stated = None if device.measured is not None else efficiency
-    return StepTime(parts, seconds / spread, seconds * spread, tokens, stated)
+    return StepTime(parts, low * seconds, high * seconds, tokens, stated)
 
 
 def _on_device(
@@ -151,20 +144,12 @@ def _passes(config: RunConfig, setup: Setup) -> float:
         return 0.0
     repeats = 1 + BACKWARD + config.train.activation_checkpointing
     ops = write_tape(config, setup).ops
-    n_bytes = repeats * sum(_traffic(op) for op in ops if not _is_product(op))
+    n_bytes = repeats * sum(traffic(op) for op in ops if not is_product(op))
     n_bytes += sum(op.traffic for op in ops)
     if setup.how.loss == "chunked":
         logits = setup.n_rows * model.context_length * model.padded_vocab_size * setup.full
         n_bytes += (6 + 3 * bool(model.logit_softcap)) * logits
     return n_bytes
-
-
-def _traffic(op: Op) -> float:
-    return sum(tensor.n_bytes for tensor in (*op.inputs, *op.outputs))
-
-
-def _is_product(op: Op) -> bool:
-    return op.name.endswith("product") or op.name in ("attention", "views", "loss")
 
 
 def _optimizer(config: RunConfig, device: Device, world: int, efficiency: Efficiency) -> float:
@@ -173,44 +158,6 @@ def _optimizer(config: RunConfig, device: Device, world: int, efficiency: Effici
     found = [p for p in parameters(config) if p.learned]
     n_bytes = sum(4 * OPTIMIZER_PASSES[p.optimizer] * p.n for p in found)
     products = flops(config).optimizer_products / world
-    if device.measured is not None:
-        rate = device.measured.product_rate(_width(config))
-        return n_bytes / device.measured.copy + products / rate
     dtype = config.train.dtype if config.train.dtype != "auto" else device.usual_dtype
     computing = products / (efficiency.products * device.peak(dtype))
     return n_bytes / share / (efficiency.bandwidth * device.bandwidth) + computing
-
-
-def _width(config: RunConfig) -> float:
-    return float(getattr(config.model, "d_model", 256))
-
-
-def _on_cpu(config: RunConfig, speeds: Measured, rows: int) -> dict[str, float]:
-    """Seconds of a micro-batch on this machine, from its measured speeds."""
-    model = config.model
-    n_tokens = rows * model.context_length
-    if not isinstance(model, GPTConfig):
-        total = n_tokens * flops(config).per_token
-        return {"all layers": total / (0.5 * speeds.product_rate(_width(config)))}
-    found = flops(config, "blocks")
-    parts = {}
-    for name, part in found.parts.items():
-        attention = name in ("scores", "values")
-        rate = speeds.attention if attention else speeds.product_rate(_width(config))
-        parts[name] = n_tokens * part.total / rate
-    tape = write_tape(config, Setup(rows, 4, 4, gpu=False))
-    repeats = 1 + BACKWARD + config.train.activation_checkpointing
-    seconds, n_ops = 0.0, 0
-    for op in tape.ops:
-        n_ops += 1
-        if not _is_product(op):
-            n_bytes = _traffic(op)
-            seconds += n_bytes / (speeds.small if n_bytes < 4e6 else speeds.copy)
-    parts["passes over memory"] = repeats * seconds
-    seen = sum(part.forward for name, part in found.parts.items() if name == "scores")
-    scores = n_tokens * seen / (2 * model.width_head)
-    softmax = repeats * scores / speeds.exponential
-    logits = n_tokens * model.padded_vocab_size
-    parts["softmax"] = softmax + 2 * logits / speeds.exponential + 24 * logits / speeds.copy
-    parts["overhead"] = OVERHEAD_OF_OPERATION * n_ops * speeds.overhead
-    return parts

@@ -24,6 +24,7 @@ from lmsmith.config import RunConfig
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.report.charts import N_COLOURS
 from lmsmith.report.figures import bits_per_byte, curves
+from lmsmith.report.forecast import forecast_section
 from lmsmith.report.ladder import ladder
 from lmsmith.report.page import BEGINNING, duration, figure, page, short, table, text
 from lmsmith.report.reading import Run, column, is_number, prompt_of, read_runs
@@ -81,6 +82,7 @@ def _one(run: Run) -> tuple[str, list[str]]:
         ladder(run.folder),
         _samples(run),
         _facts(run),
+        forecast_section(run.summary),
         _headed("Settings", _settings(run, "config.toml")),
         _next_steps(run),
     ]

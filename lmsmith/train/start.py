@@ -23,10 +23,11 @@ from lmsmith.data.prepare.run_sources import prepare_run
 from lmsmith.distributed.ranks import FOREVER, Ranks, joined, ranks_from_environment
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.optim.rates import TOGETHER, note_on_rates, scale_all_groups
+from lmsmith.plan.forecast import time_warning
 from lmsmith.run_folder import create, new_run_path, open_run
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.checks import refuse_early
-from lmsmith.train.choose import DEFAULT_MINUTES, describe, resolve
+from lmsmith.train.choose import DEFAULT_MINUTES, describe, limited_by_time, resolve
 from lmsmith.train.device import Machine, device_name, set_up_process, survey
 from lmsmith.train.finish import (
     CLOSING_SECONDS,
@@ -203,6 +204,8 @@ def _train(request: _Request, console: Console, ranks: Ranks) -> tuple[Path, dic
     ):
         for line in describe(config, corpus, machine, ranks.world):
             say(console, line, indent=9)
+        if late := _late(request, config, machine, ranks.world):
+            say(console, f"warning  {late}", indent=9)
         if formats := request.note(config.model):
             say(console, f"note     {formats}", indent=9)
         training = new_training(config, corpus, place, console, machine, ranks, request.hooks)
@@ -250,6 +253,14 @@ def _seconds_for_steps(request: _Request, folder: Path) -> float:
             "or --steps."
         )
     return 0.9 * rest  # a tenth is for evaluations and checkpoints
+
+
+def _late(request: _Request, config: RunConfig, machine: Machine, world: int) -> str:
+    """A warning if the length that the user set does not end within `--minutes`; else ""."""
+    if not config.train.minutes or limited_by_time(request.config):
+        return ""
+    seconds = 0.9 * (request.budget - (time.monotonic() - request.started))
+    return time_warning(config, seconds, gpu=machine.device.type == "cuda", world=world)
 
 
 def _count(request: _Request, console: Console) -> tuple[Path, dict[str, Any]]:

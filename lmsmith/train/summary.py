@@ -10,6 +10,7 @@ from lmsmith.plan.forecast import forecast
 from lmsmith.strict_json import finite
 from lmsmith.train.device import peak_memory_bytes
 from lmsmith.train.hooks.hook import Context
+from lmsmith.train.outcome import outcome
 
 
 def summary_of_run(context: Context, first_step: int) -> dict[str, Any]:
@@ -56,6 +57,14 @@ def summary_of_run(context: Context, first_step: int) -> dict[str, Any]:
         summary["forecast"] = forecast(
             config, gpu=context.device.type == "cuda", world=context.ranks.world
         )
+        if context.ranks.first:
+            summary["outcome"] = outcome(
+                config,
+                context.device,
+                n_params=context.model.n_parameters(),
+                steps=state.step,
+                train_seconds=state.train_seconds,
+            )
     if state.val_metrics:
         summary["val_metrics"] = state.val_metrics
         summary["best_val_metrics"] = state.best_val_metrics

@@ -110,6 +110,8 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
     (demo / "stories.jsonl").write_text(lines)
     chats = [{"prompt": "a", "completion": letter} for letter in "bcdefgh"]
     (demo / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    pairs = [{"prompt": "a", "chosen": letter, "rejected": "zz"} for letter in "bcdefgh"]
+    (demo / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     shutil.move(run, demo / "run-1")
     examples = {
         verb: shlex.split(lmsmith(*verb.split(), "--help").out.splitlines()[-1])[1:]

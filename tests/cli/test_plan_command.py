@@ -38,7 +38,7 @@ def test_json_is_the_only_output_and_another_file_is_kept(lmsmith: Lmsmith) -> N
 
 def test_lists(lmsmith: Lmsmith) -> None:
     done = lmsmith("plan", "--devices-list")
-    assert "h100: NVIDIA H100 data sheet" in done.out
+    assert "h100: https://glennklockwood.com/garden/processors/h100" in done.out
     done = lmsmith("plan", "--published")
     assert "Llama 8B, eager" in done.out
 

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from lmsmith.config import OptimConfig
 from lmsmith.config.presets import preset
+from lmsmith.errors import ConfigError
 from lmsmith.models.gpt import GPT
+from lmsmith.models.lora import add_adapters
 from lmsmith.optim.groups import Optimizers
 
 FAMILIES = ("modern", "llama", "gpt2", "babygpt")
@@ -254,3 +256,45 @@ def test_an_incomplete_state_changes_the_run() -> None:
         not torch.equal(a, b)
         for a, b in zip(weights(model).values(), weights(other).values(), strict=True)
     )
+
+
+def with_adapters(name: str, **changes: Any) -> tuple[GPT, OptimConfig]:
+    config = preset(name).changed({**SMALL, "lora.rank": 2, **changes}, where="here")
+    model = GPT(config.model).double()
+    generator = torch.Generator().manual_seed(0)
+    model.initialise(generator)
+    add_adapters(model, config.lora, generator)
+    return model, config.optim
+
+
+def test_muon_trains_adapters_alone_and_each_map_by_itself() -> None:
+    model, config = with_adapters("modern")
+    optimizers = Optimizers(model, config)
+    assert [type(optimizer).__name__ for optimizer in optimizers.all] == ["Muon"]
+    parts = {name: optimizers.all[0].parts.get(p) for name, p in optimizers.named.items()}
+    assert parts["blocks.0.attention.qkv.lora_a"] == [2, 2, 2]
+    assert parts["blocks.1.attention.qkv.lora_b"] == [16, 8, 8]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in optimizers.named.values():
+        p.grad = torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(1))
+    gradient = model.get_parameter("blocks.0.attention.qkv.lora_b").grad.clone()
+    optimizers.step(1.0)
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == set(optimizers.named)
+    # Each map's change is its own orthogonal factor: by singular value decomposition.
+    name = "blocks.0.attention.qkv.lora_b"
+    change = before[name] - model.get_parameter(name).detach()
+    for part, of_gradient in zip(change.split([16, 8, 8]), gradient.split([16, 8, 8]), strict=True):
+        u, _, vh = torch.linalg.svd(of_gradient, full_matrices=False)
+        cosine = (part * (u @ vh)).sum() / part.norm() / (u @ vh).norm()
+        assert cosine > 0.97
+    assert set(optimizers.state()) == {f"momentum/{name}" for name in optimizers.named}
+
+
+def test_a_model_without_learned_parameters_is_refused() -> None:
+    for name in ("modern", "gpt2"):
+        model, config = built(name)
+        for p in model.parameters():
+            p.requires_grad_(False)
+        with pytest.raises(ConfigError, match="every parameter is frozen"):
+            Optimizers(model, config)

@@ -3,6 +3,7 @@
 import datetime
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,34 @@ def test_years_of_the_worked_figure() -> None:
     seconds = 400_000 * 6 * 2_127_057_600 * 1024 * 1024 / (19.5e12 / 2)
     assert duration(seconds) == "17.4 years"
     assert duration(825e9 / 12.86e6) == "17.8 h"
+
+
+def test_each_device_says_where_its_figures_and_its_price_are_from() -> None:
+    table = tomllib.loads(
+        (Path(lmsmith.__file__).parent / "plan" / "devices.toml").read_text(encoding="utf-8")
+    )
+    for key, entry in table.items():
+        assert "https://" in entry["source"], key
+        assert isinstance(entry["checked"], datetime.date), key
+        assert isinstance(entry["verified"], bool), key
+        assert (
+            entry["verified"] or "from memory" in entry["source"] or "the rest" in entry["source"]
+        )
+        if "price" in entry:
+            assert "https://" in entry["price_source"], key
+            assert entry["price_date"] <= entry["checked"], key
+
+
+def test_a_batch_decodes_more_tokens_per_second() -> None:
+    one, eight = (
+        lmsmith.plan(preset="gpt2", device="a100-80gb", settings=SIXTEEN, decode_batch=n).inference
+        for n in (1, 8)
+    )
+    assert one is not None
+    assert eight is not None
+    assert eight.cache == 8 * one.cache
+    assert one.tokens_per_second < eight.tokens_per_second < 8 * one.tokens_per_second
+    plan = lmsmith.plan(preset="gpt2", device="a100-80gb", settings=SIXTEEN, decode_batch=8)
+    assert "8 sequences together" in str(plan)
+    with pytest.raises(ConfigError, match="decode_batch"):
+        lmsmith.plan(preset="gpt2", decode_batch=0)

@@ -122,6 +122,18 @@ def test_products_of_muon() -> None:
     assert flops(config).optimizer_products == counter.get_total_flops()
 
 
+def test_products_of_muon_with_adapters() -> None:
+    config = config_of("llama", {"optim.name": "muon", "model.n_kv_head": 2, "lora.rank": 3})
+    model = GPT(config.model)
+    add_adapters(model, config.lora, torch.Generator())
+    optimizers = Optimizers(model, config.optim)
+    for parameter in optimizers.named.values():
+        parameter.grad = torch.ones_like(parameter)
+    with FlopCounterMode(display=False) as counter:
+        optimizers.all[0].step()
+    assert flops(config).optimizer_products == counter.get_total_flops()
+
+
 def test_activation_checkpointing_repeats_the_blocks() -> None:
     plain, again = (
         flops(config_of("gpt2", {"train.activation_checkpointing": value}))

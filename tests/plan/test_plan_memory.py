@@ -35,6 +35,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gpt2", {"train.activation_checkpointing": True, "train.batch_size": 8}),
     ("llama", {"train.micro_batch_size": 2, "optim.name": "muon"}),
     ("qwen3", {"lora.rank": 4}),
+    ("modern", {"optim.name": "sgd", "model.context_length": 32}),
 ]
 
 

@@ -14,12 +14,12 @@ from lmsmith.evaluate.comparison import Entry, Text, read_text
 from lmsmith.evaluate.differences import Difference
 from lmsmith.report.comparison import (
     HEAD,
-    _names,
     compare_runs,
     comparison_notes,
     comparison_page,
     comparison_rows,
     equal_time,
+    run_names,
     train_all,
 )
 from lmsmith.report.differences import difference_notes, difference_rows
@@ -179,7 +179,7 @@ def test_models_are_trained_first_on_the_same_text(
 
 def test_runs_have_distinct_names() -> None:
     def names(*runs: str) -> list[str]:
-        return _names([Path(run) for run in runs])
+        return run_names([Path(run) for run in runs])
 
     assert names("runs/a", "b") == ["a", "b"]
     assert names("one/a", "two/a", "b") == [str(Path("one/a")), str(Path("two/a")), "b"]

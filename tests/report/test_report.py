@@ -483,3 +483,27 @@ def test_preference_training_has_charts_of_rewards_that_may_be_negative(tmp_path
 def make_page(folder: Path) -> str:
     out = write_report([make_run(folder)], folder.parent / "plain.html")
     return out.read_text(encoding="utf-8")
+
+
+def test_forecast_and_outcome_with_errors(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    path = run / "summary.json"
+    assert "Forecast and outcome" not in write_report([run], tmp_path / "a.html").read_text()
+    summary = json.loads(path.read_text())
+    summary["forecast"] = {
+        "n_params": 100, "flops_per_token": 2e6, "peak_tensor_bytes": 9e6,
+        "seconds_per_step": None, "seconds": None, "notes": ["seconds: <unknown>"],
+    }  # fmt: skip
+    summary["outcome"] = {
+        "n_params": 100, "flops_per_token": None, "peak_tensor_bytes": 10_000_000,
+        "seconds_per_step": 0.5, "seconds": 10.0, "notes": ["FLOPs: not counted"],
+    }  # fmt: skip
+    path.write_text(json.dumps(summary))
+    html = write_report([run], tmp_path / "b.html").read_text()
+    section = html.partition("Forecast and outcome")[2].partition("<h2>")[0]
+    assert "-10.0%" in section
+    assert "+0.0%" in section
+    assert "500 ms" in section
+    assert section.count("%") == 2
+    assert "seconds: &lt;unknown&gt;." in section
+    assert "FLOPs: not counted." in section

@@ -1,0 +1,62 @@
+"""Seconds of a step on a CPU, against steps that were measured in one thread's processor time."""
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from lmsmith.config.presets import preset
+from lmsmith.plan.cpu_time import FACTORS, HIGH, LOW, cpu_parts, primitives
+from lmsmith.plan.devices import of_machine
+from lmsmith.plan.here import Measured
+from lmsmith.plan.time import step_time
+
+# 24 configs whose times no fit of FACTORS used, and the speeds of that machine.
+MEASURED = json.loads((Path(__file__).parent / "data" / "measured_steps.json").read_text())
+SPEEDS = Measured(name="a machine", threads=1, date="2026-01-01", memory=8e9, **MEASURED["speeds"])
+CASES = [
+    (preset(case["preset"]).changed(case["settings"], where="here"), case["seconds"])
+    for case in MEASURED["cases"]
+]
+
+
+def test_measured_steps() -> None:
+    here = of_machine(SPEEDS)
+    steps = [(step_time(config, here), seconds) for config, seconds in CASES]
+    errors = [abs(step.seconds / seconds - 1) for step, seconds in steps]
+    assert statistics.median(errors) < 0.12
+    assert max(errors) < 0.4
+    assert sum(step.low <= seconds <= step.high for step, seconds in steps) >= len(steps) / 2
+    assert LOW < 1 < HIGH
+
+
+def test_a_machine_twice_as_fast_takes_half_the_time() -> None:
+    faster = dataclasses.replace(
+        SPEEDS,
+        by_width={width: 2 * rate for width, rate in SPEEDS.by_width.items()},
+        attention=2 * SPEEDS.attention,
+        copy=2 * SPEEDS.copy,
+        small=2 * SPEEDS.small,
+        exponential=2 * SPEEDS.exponential,
+        overhead=SPEEDS.overhead / 2,
+    )
+    for config, _ in CASES:
+        slow, fast = (sum(cpu_parts(config, speeds).values()) for speeds in (SPEEDS, faster))
+        assert fast == pytest.approx(slow / 2)
+
+
+def test_each_part_has_a_factor_and_micro_batches_repeat_the_passes() -> None:
+    config = CASES[0][0].changed(
+        {"train.batch_size": 4, "train.micro_batch_size": 0, "optim.name": "muon"}, where="here"
+    )
+    found = primitives(config, config.model, SPEEDS)
+    assert found.keys() == FACTORS.keys()
+    single = config.changed({"train.batch_size": 2}, where="here")
+    twice = config.changed({"train.micro_batch_size": 2}, where="here")
+    one, two = (primitives(each, each.model, SPEEDS) for each in (single, twice))
+    for name in found:
+        of_optimizer = name in ("AdamW, bytes", "Muon, bytes", "Muon, products", "tensors")
+        of_optimizer = of_optimizer or name == "Muon, matrices"
+        assert two[name] == pytest.approx(one[name] * (1 if of_optimizer else 2)), name
