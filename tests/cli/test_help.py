@@ -110,7 +110,7 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
     (demo / "stories.jsonl").write_text(lines)
     chats = [{"prompt": "a", "completion": letter} for letter in "bcdefgh"]
     (demo / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
-    pairs = [{"prompt": "a", "chosen": letter, "rejected": "zz"} for letter in "bcdefgh"]
+    pairs = [{"prompt": letter, "chosen": "a", "rejected": "zz"} for letter in "bcdefgh"]
     (demo / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     shutil.move(run, demo / "run-1")
     examples = {
@@ -140,7 +140,7 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
             else examples[verb]
         )
         done = lmsmith(*words)
-        assert (done.status, "lmsmith:" in done.err) == (0, False), verb
+        assert (done.status, "lmsmith:" in done.err) == (0, False), (verb, done.err)
 
 
 def test_version(lmsmith: Lmsmith) -> None:
