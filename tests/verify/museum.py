@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 import lmsmith.chat.masks as masks
+import lmsmith.chat.rl.policy as policy
 import lmsmith.data.batches.rows as rows
 import lmsmith.data.batches.windows as windows
 import lmsmith.data.prepare.run_text as run_text
@@ -407,6 +408,36 @@ def _(patch: pytest.MonkeyPatch) -> None:
         return fewer
 
     wrap(patch, sampling, "_pick", make)
+
+
+@exhibit(
+    "sampler's truncation missing in the trainer's log-probabilities",
+    "https://github.com/huggingface/trl/issues/6789",
+    "rollouts",
+)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def make(compute: Any) -> Any:
+        def over_all(model: Any, inputs: Any, targets: Any, temperature: float, *rest: Any) -> Any:
+            return compute(model, inputs, targets, temperature)
+
+        return over_all
+
+    wrap(patch, policy, "log_probabilities", make)
+
+
+@exhibit(
+    "temperature missing in the trainer's log-probabilities",
+    "https://github.com/modelscope/ms-swift/pull/8427",
+    "rollouts",
+)
+def _(patch: pytest.MonkeyPatch) -> None:
+    def make(compute: Any) -> Any:
+        def at_one(model: Any, inputs: Any, targets: Any, temperature: float, *rest: Any) -> Any:
+            return compute(model, inputs, targets, 1.0, *rest)
+
+        return at_one
+
+    wrap(patch, policy, "log_probabilities", make)
 
 
 # ---- evaluation ----------------------------------------------------------------------------------
