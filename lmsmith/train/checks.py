@@ -46,10 +46,8 @@ def refuse_early(config: RunConfig, world: int, given: Collection[str] = ()) -> 
         and "train.batch_size" not in given
     )
     if chosen or config.train.batch_tokens:
-        config = config.changed(
-            {"train.batch_size": max(1, config.train.initial_batch_size) * world},
-            where="the chosen settings",
-        )
+        least = max(objective_of(config).rows_that_belong_together, config.train.initial_batch_size)
+        config = config.changed({"train.batch_size": least * world}, where="the chosen settings")
     check_ranks(config, world)
     if config.train.initial_batch_size and not chosen and not config.train.batch_tokens:
         check_growing(config, world)

@@ -112,6 +112,11 @@ class Objective:
         """The training batches of a run. Raises DataError, ConfigError."""
         return batches_of(self.config, corpus.train, corpus.tokenizer)
 
+    @property
+    def rows_that_belong_together(self) -> int:
+        """Rows of a batch that cannot be divided; the batch size is a multiple of it."""
+        return 1
+
     def batch_size(self, corpus: Corpus, world: int) -> int | None:
         """The default batch size, a multiple of `world`; None leaves it to the preset."""
         return None

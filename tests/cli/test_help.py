@@ -126,6 +126,7 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
     del examples["data download"]  # needs the network: tests/cli/test_data_corpora.py
     del examples["serve"]  # runs until a signal: tests/cli/test_serve.py
     del examples["replay"]  # needs a spike record: tests/train/test_guard.py
+    del examples["rl"]  # needs a longer context than the tiny run has: tests/chat/test_rl.py
     del examples["study"]  # needs a study file: tests/study/test_study_run.py
     first = [
         "train",

@@ -146,6 +146,10 @@ class RL(Objective):
         size = self.config.train.batch_size
         return RolloutBatches(size, size * max(1, self.options.max_tokens // 2))
 
+    @property
+    def rows_that_belong_together(self) -> int:
+        return self.config.rl.group_size
+
     def batch_size(self, corpus: Corpus, world: int) -> int | None:
         group = self.config.rl.group_size
         return -(-BATCH_SIZE // group) * group
