@@ -32,6 +32,10 @@ CHATS = [
     }
     for n in range(40)
 ]
+PAIRS = [
+    {"prompt": f"Is it {letter}?", "chosen": f"It is {letter}.", "rejected": "No."}
+    for letter in "abcdefghijklmnop"
+]
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 REASON = re.compile(r"#.*?\b(needs|downloads)\b")
 OTHER_PROGRAMS = {"git", "ray", "cd", "make", "source", "pip", "export"}
@@ -119,6 +123,7 @@ def write_texts(folder: Path) -> None:
     write("chapters.txt", "\n***\n".join(stories[70:80]))
     write("web.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in stories[60:]))
     write("chats.jsonl", "".join(json.dumps(chat) + "\n" for chat in CHATS))
+    write("pairs.jsonl", "".join(json.dumps(pair) + "\n" for pair in PAIRS))
     write("broken.jsonl", json.dumps({"text": stories[0]}) + "\nno JSON\n")
     (folder / "examples").symlink_to(PROJECT / "examples")
     (folder / "recipes").symlink_to(PROJECT / "recipes")

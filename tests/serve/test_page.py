@@ -140,7 +140,7 @@ def test_the_keyboard_alone(opened: Any) -> None:
     focus().send_keys(Keys.ENTER)
     until(lambda: text(opened, "status") == "Complete")
     assert focus().get_attribute("role") == "button"
-    put(opened, "length", "100000")  # more than the model's context: it writes until it is stopped
+    put(opened, "length", "50000")  # more than the model's context: it writes until it is stopped
     opened.execute_script("document.getElementById('continue').focus()")
     focus().send_keys(Keys.ENTER)
     until(lambda: focus().get_attribute("id") == "pad-stop")
