@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lmsmith import atomic
-from lmsmith.errors import ConfigError, UsageError
+from lmsmith.errors import UsageError
+from lmsmith.machine.cluster import connected_ray
 from lmsmith.machine.limits import n_cores
 from lmsmith.study.plan import Arm
 from lmsmith.study.results import Place
@@ -161,20 +162,7 @@ class RayTasks:
 
     def __init__(self, place: Place, threads: int = 1, at_once: int = 0) -> None:
         """Connects to the cluster. Raises ConfigError if Ray is not installed or not running."""
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError(
-                "--engine ray needs the package ray: `pip install 'lmsmith[ray]'`."
-            ) from error
-        if not ray.is_initialized():
-            try:
-                ray.init(address="auto", log_to_driver=False)
-            except ConnectionError as error:
-                raise ConfigError(
-                    "--engine ray: no Ray cluster is running here. `ray start --head` starts one "
-                    "on this machine. Without a cluster, use --engine processes."
-                ) from error
+        ray = connected_ray("processes")
         self._ray, self.place, self.threads = ray, place, threads
         n_fit = int(ray.cluster_resources().get("CPU", 1)) // threads
         self._most = at_once or max(1, n_fit)

@@ -34,7 +34,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from lmsmith.data.prepare.units import Unit
-from lmsmith.errors import ConfigError, DataError
+from lmsmith.errors import DataError
+from lmsmith.machine.cluster import connected_ray
 
 Work = Callable[[Any, int, Unit], None]
 Units = Iterable[tuple[int, Unit]]
@@ -88,21 +89,7 @@ def run_ray(work: Work, job: Any, units: Units) -> Iterator[int]:
 
     Raises ConfigError if Ray is not installed or no cluster is running.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(
-            "--engine ray needs the package ray: `pip install 'lmsmith[ray]'`."
-        ) from error
-    if not ray.is_initialized():
-        try:
-            ray.init(address="auto", log_to_driver=False)
-        except ConnectionError as error:
-            raise ConfigError(
-                "--engine ray: no Ray cluster is running here. `ray start --head` starts one on "
-                "this machine and prints the command for others to join it. Without a cluster, "
-                "use --engine local."
-            ) from error
+    ray = connected_ray("local")
     task = ray.remote(_in_folder).options(num_cpus=1, max_retries=RETRIES)
     job_ref, folder = ray.put(job), os.getcwd()
     waiting = iter(units)
