@@ -1,6 +1,8 @@
 """How fast lmsmith generates. Each option is one measurement; rounds alternate, medians are printed.
 
     python benchmarks/generate.py --peer 10M,30M,124M        beside transformers, batch 1, float32
+    python benchmarks/generate.py --peer 124M --samples 8    the same with a batch of 8
+    python benchmarks/generate.py --peer 124M --weights fp32,bf16,int8
     python benchmarks/generate.py --batch 124M               batches of 1, 8 and 16
     python benchmarks/generate.py --busy 124M                beside one busy process
     python benchmarks/generate.py --prefill 10M,124M         reading a prompt beside training's forward
@@ -15,6 +17,7 @@ transformers.
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import statistics
 import subprocess
@@ -22,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ from lmsmith.generate.decode import generate  # noqa: E402
 from lmsmith.generate.decoders import decoder_for  # noqa: E402
 from lmsmith.generate.sampling import Sampling  # noqa: E402
 from lmsmith.generate.text_model import TextModel  # noqa: E402
+from lmsmith.generate.weights import pack  # noqa: E402
 from lmsmith.models.gpt import GPT  # noqa: E402
 
 PROMPT = 32  # tokens
@@ -50,6 +55,8 @@ def main() -> None:
         options.add_argument(f"--{name}", metavar="SHAPES", type=lambda names: names.split(","))
     options.add_argument("--draft", nargs=2, type=Path, metavar=("RUN", "NGRAM_RUN"))
     options.add_argument("--prompt", default="Once upon a time", help="of --draft")
+    options.add_argument("--samples", type=int, default=1, help="of --peer, in one batch")
+    options.add_argument("--weights", default="fp32", help="of --peer: fp32,bf16,int8")
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--device", default="cpu")
@@ -71,27 +78,40 @@ def main() -> None:
 
 
 def peer(name: str, given: argparse.Namespace) -> None:
-    """`generate` of both, greedy, without the time for the prompt."""
+    """`generate` of both, greedy, without the time for the prompt. transformers has float32 weights."""
     model = shape(name).to(given.device)
     theirs = transformers_model(model).to(given.device)
-    rates = rounds(
-        {
-            "lmsmith": lambda: generated(model, given.tokens),
-            "transformers": lambda: generated_by_transformers(theirs, given.tokens),
-        },
-        given.rounds,
+    contestants = {
+        weights: partial(generated, packed(model, weights), given.tokens, n=given.samples)
+        for weights in given.weights.split(",")
+    }
+    contestants["transformers"] = partial(
+        generated_by_transformers, theirs, given.tokens, given.samples
     )
-    show(f"{name}, batch 1, float32", rates)
+    show(f"{name}, batch {given.samples}", rounds(contestants, given.rounds))
 
 
-def generated(model: GPT, n: int, **options: Any) -> float:
+def packed(model: GPT, weights: str) -> GPT:
+    """A copy whose weights have another format."""
+    if weights == "fp32":
+        return model
+    copied = copy.deepcopy(model)
+    pack(copied, weights)
+    return copied
+
+
+def generated(model: GPT, max_tokens: int, **options: Any) -> float:
     """Tokens per second of decode steps, sampling included."""
     steps = generate(
-        model, list(range(PROMPT)), max_tokens=n, sampling=Sampling(temperature=0), **options
+        model,
+        list(range(PROMPT)),
+        max_tokens=max_tokens,
+        sampling=Sampling(temperature=0),
+        **options,
     )
     next(steps)
     began = time.perf_counter()
-    done = sum(1 for _ in steps)
+    done = sum(len(step) for step in steps)
     return done / (time.perf_counter() - began)
 
 
@@ -112,9 +132,9 @@ def transformers_model(model: GPT) -> Any:
     return GPT2LMHeadModel(sizes).eval()
 
 
-def generated_by_transformers(model: Any, n: int) -> float:
-    """Tokens per second between the second token and the last."""
-    ids = torch.arange(PROMPT, device=model.device)[None]
+def generated_by_transformers(model: Any, n: int, samples: int = 1) -> float:
+    """Tokens per second between the second token of each sample and the last."""
+    ids = torch.arange(PROMPT, device=model.device).expand(samples, -1)
     with torch.inference_mode():
         times = []
         for new in (1, n):
@@ -128,7 +148,7 @@ def generated_by_transformers(model: Any, n: int) -> float:
                 pad_token_id=0,
             )
             times.append(time.perf_counter() - began)
-    return (n - 1) / (times[1] - times[0])
+    return samples * (n - 1) / (times[1] - times[0])
 
 
 @contextmanager
@@ -236,13 +256,13 @@ def rounds(contestants: dict[str, Callable[[], float]], n: int) -> dict[str, lis
 
 
 def show(title: str, rates: dict[str, list[float]]) -> None:
-    """Medians, ranges, and the ratio of the first to each other."""
+    """Medians, ranges, and the ratio of each to the last."""
     print(title)
-    first = statistics.median(next(iter(rates.values())))
+    last = statistics.median(list(rates.values())[-1])
     for name, found in rates.items():
         middle = statistics.median(found)
         spread = f"({min(found):,.1f} to {max(found):,.1f})"
-        print(f"  {name:20} {middle:10,.1f} tokens/s {spread}  first / this: {first / middle:.2f}")
+        print(f"  {name:20} {middle:10,.1f} tokens/s {spread}  ratio {middle / last:.2f}")
 
 
 if __name__ == "__main__":
