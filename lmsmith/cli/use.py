@@ -169,10 +169,7 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
         options.frequency_penalty,
         options.presence_penalty,
     )
-    if options.beams and options.show_probs is not None:
-        raise UsageError("--beams and --show-probs do not go together: choose one.")
-    if options.beams and options.n > options.beams:
-        raise UsageError(f"--n {options.n} needs at least as many --beams.")
+    _check_beams(options)
     if options.stop and (options.beams or options.speed or options.show_probs is not None):
         raise UsageError("--stop does not go together with --beams, --speed or --show-probs.")
     lm = api.load(options.run, weights=options.weights, draft=options.draft)
@@ -265,6 +262,36 @@ def _write_probabilities(
         colour=console.color_system is not None and not console.no_color,
     )
     console.print(shown, soft_wrap=True)
+
+
+def _check_beams(options: argparse.Namespace) -> None:
+    """Raises UsageError for options that would have no effect with `--beams`, or without it."""
+    if not options.beams:
+        if options.length_penalty != 1:
+            raise UsageError("--length-penalty is an option of beam search: add --beams N.")
+        return
+    defaults = {
+        "temperature": 0.8,
+        "top_k": 0,
+        "top_p": 1,
+        "min_p": 0,
+        "repetition_penalty": 1,
+        "frequency_penalty": 0,
+        "presence_penalty": 0,
+        "seed": 1,
+        "draft": None,
+        "show_probs": None,
+        "speed": False,
+    }
+    for name, default in defaults.items():
+        if getattr(options, name) != default:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{option} has no effect on beam search, which draws no samples: leave it out, or "
+                "leave out --beams."
+            )
+    if options.n > options.beams:
+        raise UsageError(f"--n {options.n} needs at least as many --beams.")
 
 
 def _write_beams(

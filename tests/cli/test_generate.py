@@ -48,6 +48,27 @@ def test_all_ways_of_greedy_sampling_agree(lmsmith: Lmsmith, run: Path) -> None:
     assert len(texts) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--beams", 2, "--temperature", 2], "--temperature"),
+        (["--beams", 2, "--top-p", 0.5], "--top-p"),
+        (["--beams", 2, "--seed", 7], "--seed"),
+        (["--beams", 2, "--speed"], "--speed"),
+        (["--beams", 2, "--show-probs"], "--show-probs"),
+        (["--beams", 2, "--n", 3], "--n 3"),
+        (["--length-penalty", 2], "--length-penalty"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    lmsmith: Lmsmith, run: Path, options: list[object], named: str
+) -> None:
+    done = lmsmith("generate", "run", "A bird", *options)
+    assert (done.status, done.out) == (2, "")
+    assert named in done.err
+    assert "--beams" in done.err
+
+
 def test_the_first_stop_sequence_ends_the_text(lmsmith: Lmsmith, run: Path) -> None:
     whole = lmsmith("generate", "run", "Nobody", "--max-tokens", 60).out
     stop = whole[20:22]
