@@ -169,9 +169,15 @@ def run_exposure(place: Path) -> tuple[int, list[tuple[str, Exposure]]]:
     """Returns the number of steps a run has made, and for each of its sources how often the tokens
     were seen.
 
-    Raises UsageError if there is no run, CheckpointError if its shards have changed.
+    Raises UsageError if there is no run or it has drawn no text from sources, CheckpointError if
+    its shards have changed.
     """
     config, corpus = open_run(place)
+    if _is_rl(config):
+        raise UsageError(
+            f"{place} was trained on its own answers by `lmsmith rl`: no text was read from "
+            f"sources. Its start is {config.train.init_from or 'another run'}; inspect that run."
+        )
     # After a kill, the summary may be older than the checkpoints.
     steps = [summary_of(place).get("steps") or 0, *available(place)]
     exposures = exposure(batches_of(config, corpus.train, corpus.tokenizer), max(steps))

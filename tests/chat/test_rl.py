@@ -21,7 +21,7 @@ from lmsmith.chat.sft import tune
 from lmsmith.checkpoint import load_checkpoint, load_model
 from lmsmith.config import REWARDS, RunConfig
 from lmsmith.errors import ConfigError, DataError, TrainingError, UsageError
-from lmsmith.run_folder import open_run
+from lmsmith.run_folder import open_run, run_exposure
 from lmsmith.train.replica import Replica
 from lmsmith.train.start import resume
 from lmsmith.train.step import gradient
@@ -206,6 +206,8 @@ def test_a_run_killed_in_the_middle_of_a_rollout_resumes_bit_for_bit(
 def test_a_finished_run_can_be_extended(place: Path) -> None:
     run_on(place, "short", train__steps=3)
     run_on(place, "long", train__steps=6)
+    with pytest.raises(UsageError, match="own answers by `lmsmith rl`"):
+        run_exposure(place / "short")
     resume(place / "short", {"train.steps": 6}, console=QUIET)
     assert [line["reward"] for line in lines(place / "short")] == [
         line["reward"] for line in lines(place / "long")
