@@ -2,16 +2,21 @@
 interchangeable checkpoints.
 """
 
+import contextlib
 import json
 import os
 import re
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +25,8 @@ from safetensors.torch import load_file
 from lmsmith.checkpoint import load_checkpoint
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+FORKS: "Forks | None" = None
 TEXT = (
     "".join(
         f"{who} {did} the {it}.\n"
@@ -64,26 +71,82 @@ TINY = [
 ]
 
 
+class Forks:
+    """`forked.py`, which starts a run's ranks without importing torch for each."""
+
+    def __init__(self) -> None:
+        self.server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "forked.py")],
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that its ranks can be ended with it
+        )
+        assert self._read() == "ready"
+
+    def run(
+        self, cwd: Path, words: Sequence[str], n: int, script: str | None
+    ) -> subprocess.CompletedProcess[str]:
+        said = Path(tempfile.mkdtemp(dir=cwd.parent, prefix="said")) / "rank"
+        order = {"words": words, "script": script, "n": n, "cwd": str(cwd), "said": str(said)}
+        self.server.stdin.write(json.dumps(order) + "\n")
+        self.server.stdin.flush()
+        status = int(self._read())
+        out, err = (said.with_suffix(end).read_text(encoding="utf-8") for end in (".out", ".err"))
+        return subprocess.CompletedProcess(words, status, out, err)
+
+    def _read(self) -> str:
+        if not select.select([self.server.stdout], [], [], 240)[0]:
+            self.end()
+            raise AssertionError("the ranks are still running after 240 s")
+        return self.server.stdout.readline().strip()
+
+    def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.server.pid, signal.SIGKILL)
+        self.server.communicate()
+
+
+@pytest.fixture(scope="module", autouse=sys.platform == "linux")
+def forks() -> Iterator[None]:
+    global FORKS
+    FORKS = Forks()
+    yield
+    FORKS.end()
+    FORKS = None
+
+
 def lmsmith(
     cwd: Path,
     *words: str,
     n: int = 1,
-    torchrun: Sequence[str] = (),
-    script: Sequence[str] = ("-m", "lmsmith"),
+    torchrun: Sequence[str] | None = None,
+    script: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
+    """Runs `lmsmith WORDS` or a script on n ranks: by torchrun with its options, or as forks."""
+    if torchrun is None and FORKS is not None:
+        return FORKS.run(cwd, words, n, script)
     launcher = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), *torchrun]
-        if n > 1
-        else []
+        *("-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(n), *(torchrun or ())),
     )
-    return subprocess.run(
-        [sys.executable, *launcher, *script, *words],
+    program = [script] if script else ["-m", "lmsmith"]
+    process = subprocess.Popen(
+        [sys.executable, *launcher, *program, *words],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=240,
+        start_new_session=True,
     )
+    try:
+        out, err = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # ranks outlive a killed torchrun
+        raise
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 def losses(run: Path) -> list[tuple[str, int, float]]:
@@ -102,8 +165,8 @@ def same(
     assert [line[2] for line in found] == pytest.approx([line[2] for line in wanted], rel=rel)
 
 
-def trained(cwd: Path, name: str, *options: str, n: int = 1) -> Path:
-    done = lmsmith(cwd, "train", "text.txt", *TINY, *options, "--out", name, n=n)
+def trained(cwd: Path, name: str, *options: str, n: int = 1, **how: Any) -> Path:
+    done = lmsmith(cwd, "train", "text.txt", *TINY, *options, "--out", name, n=n, **how)
     assert done.returncode == 0, done.stderr[-3000:]
     return cwd / name
 
@@ -125,7 +188,7 @@ def place(tmp_path: Path) -> Path:
 def test_two_processes_have_the_losses_of_one(place: Path) -> None:
     """To 1e-12 in float64, with any micro-batches."""
     alone = trained(place, "alone")
-    two = trained(place, "two", "--train.micro_batch_size", "1", n=2)
+    two = trained(place, "two", "--train.micro_batch_size", "1", n=2, torchrun=())
     same(losses(two), losses(alone), 1e-12)
 
 
@@ -189,7 +252,7 @@ def test_too_little_memory_in_one_process_halves_the_micro_batches_of_all(place:
     """
     options = ["--train.batch_size", "8"]
     alone = trained(place, "alone", *options)
-    cramped = [str(Path(__file__).parent / "cramped.py")]
+    cramped = str(Path(__file__).parent / "cramped.py")
     words = ["train", "text.txt", *TINY, *options, "--out"]
     done = lmsmith(place, *words, "two", "1", n=2, script=cramped)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -210,7 +273,7 @@ def test_too_little_memory_in_one_process_halves_the_micro_batches_of_all(place:
 @pytest.mark.slow
 def test_all_ranks_handle_a_spike_identically(place: Path) -> None:
     """Skipped, rolled back, or the run ends: as with one process."""
-    script = [str(Path(__file__).parent / "spiky.py")]
+    script = str(Path(__file__).parent / "spiky.py")
     for mode in ("skip", "rewind"):
         for n in (1, 2):
             words = ["train", "text.txt", *TINY, "--on-spike", mode, "--out", f"{mode}{n}"]
@@ -247,7 +310,7 @@ def test_a_signal_ends_all_ranks_after_a_save(place: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, *launcher, "-m", "lmsmith", "train", "text.txt", *longer, "--out", "run"],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -272,7 +335,7 @@ def test_one_rank_alone_asks_for_a_save_and_for_an_end(place: Path) -> None:
     """Rank 1's clock makes a save due after step 5, and rank 1 alone gets a signal in step 9: both
     ranks save and stop together.
     """
-    script = [str(Path(__file__).parent / "lopsided.py")]
+    script = str(Path(__file__).parent / "lopsided.py")
     longer = [*TINY, "--train.save_every", "100", "--steps", "30"]
     done = lmsmith(place, "train", "text.txt", *longer, "--out", "run", n=2, script=script)
     assert (place / "run").exists(), done.stderr[-3000:]
@@ -300,7 +363,7 @@ def test_a_lost_process_is_restarted_and_the_run_continues(place: Path) -> None:
         *words,
         n=2,
         torchrun=["--max-restarts", "1"],
-        script=[str(Path(__file__).parent / "lost.py")],
+        script=str(Path(__file__).parent / "lost.py"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming run at step 4 of 12" in done.stdout
@@ -311,8 +374,7 @@ def test_a_lost_process_is_restarted_and_the_run_continues(place: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
-@pytest.mark.parametrize("rendezvous", ["static", "c10d"])
+@pytest.mark.parametrize(("rendezvous", "how"), [("static", "fsdp"), ("c10d", "ddp")])
 def test_a_lost_process_on_one_of_two_machines_restarts(
     place: Path, how: str, rendezvous: str
 ) -> None:
@@ -335,11 +397,7 @@ def test_a_lost_process_on_one_of_two_machines_restarts(
         ]
     lost = str(Path(__file__).parent / "lost.py")
     words = [lost, "train", "text.txt", *TINY, "--train.parallel", how, "--out", "run", "4"]
-    environment = {
-        "PYTHONPATH": str(PROJECT),
-        "OMP_NUM_THREADS": "1",
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    }
+    environment = ENVIRONMENT | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     started = [
         subprocess.Popen(
             [
@@ -348,7 +406,7 @@ def test_a_lost_process_on_one_of_two_machines_restarts(
                 *words,
             ],
             cwd=place,
-            env=os.environ | environment,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -368,7 +426,7 @@ def test_hooks_of_two_processes(place: Path, how: str) -> None:
     """One on rank 0, one on both, with shards under FSDP2: killed, resumed, and with a hook that
     fails.
     """
-    script = [str(Path(__file__).parent / "hooked.py")]
+    script = str(Path(__file__).parent / "hooked.py")
     for name, words in (("whole", ()), ("parts", ()), ("failed", ("fail",))):
         done = lmsmith(place, "train", "text.txt", how, name, *words, n=2, script=script)
         assert (done.returncode == 0) == (name != "failed"), done.stderr[-3000:]
