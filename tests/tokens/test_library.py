@@ -217,7 +217,7 @@ def test_another_process_gives_the_same_ids(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_more_texts(tmp_path: Path, test_data: Path) -> None:
-    texts = some_texts(test_data, 3000, 1500)
+    texts = some_texts(test_data, 1000, 400)
     for construct in (*OURS.values(), *OTHERS.values()):
         content = construct()
         check(load_tokenizer(put(content, tmp_path)), content, texts)
