@@ -15,7 +15,7 @@ import torch
 from gguf_runs import MODELS, TEXT, run, tokenizer
 
 import lmsmith
-from lmsmith.errors import ConfigError, LmsmithError, TokenizerError, UsageError
+from lmsmith.errors import CheckpointError, ConfigError, LmsmithError, TokenizerError, UsageError
 from lmsmith.interop import gguf_file, gguf_llama_cpp, gguf_models, gguf_quants, gguf_tokenizer
 from lmsmith.run_folder import load_for_use
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
@@ -424,6 +424,20 @@ def test_the_file_itself_can_be_used(good: Any, tmp_path: Path, capsys: Any) -> 
     (tmp_path / "empty.gguf").write_bytes(b"")
     with pytest.raises(LmsmithError, match="empty"):
         lmsmith.load(tmp_path / "empty.gguf")
+
+
+def test_llama_cpp_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process sleeps, and writes nothing."""
+    program = tmp_path / "sleeps"
+    program.write_text("#!/bin/sh\nexec sleep 30\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(gguf_llama_cpp, "LIBRARY", "json")  # installed
+    monkeypatch.setattr(gguf_llama_cpp, "TIME_LIMIT", 0.3)
+    monkeypatch.setattr(gguf_llama_cpp.sys, "executable", str(program))
+    source = run(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="no answer about the exported model within"):
+        lmsmith.export(source, to="gguf", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # ---- the command ---------------------------------------------------------------------------------
