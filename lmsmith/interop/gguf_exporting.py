@@ -209,12 +209,12 @@ def _check_read_again(
     relative, absolute = _ROUNDING[chosen]
     with _without_warnings():  # on its engine, which the run's own tokenizer has caused before
         again = gguf_importing.read(path)
-    found = again.tensors()
     for name, tensor in tensors.items():
-        wanted = tensor.detach()[: len(found[name])].float()
+        found = again.tensor(name)
+        wanted = tensor.detach()[: len(found)].float()
         largest = wanted.abs().amax(dim=-1, keepdim=True)
         bound = largest * (relative * 1.001) + absolute
-        if not torch.all((found[name] - wanted).abs() <= bound):
+        if not torch.all((found - wanted).abs() <= bound):
             raise refuse(f"other numbers in {name}")
     assert again.tokenizer is not None
     for text in gguf_llama_cpp.TEXTS:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,20 @@ def _import_gguf(
     found = content.tokenizer
     if tokenizer is not None:
         found = _tokenizer(tokenizer, path, content.config, eos_token)
-    tensors = content.tensors()
-    summary = _summary(content.config, tensors, found)
+    shapes = content.shapes
+    summary = _summary(content.config, shapes, found)
     sha256 = {path.name: sha256_of(path)}
     summary["imported"] = {"from": str(path), "form": "gguf", "sha256": sha256} | content.about()
-    _write(place, content.config, tensors, found, content.limits, content.defaults, summary)
+    _write(
+        place,
+        content.config,
+        shapes,
+        found,
+        content.limits,
+        content.defaults,
+        summary,
+        load=content.tensor,
+    )
     return place, summary
 
 
@@ -256,6 +266,7 @@ def _write(
     limits: dict[str, Any],
     hf_defaults: defaults.Defaults | None,
     summary: dict[str, Any],
+    load: Callable[[str], Tensor] | None = None,
 ) -> None:
     if isinstance(config, GPTConfig):
         per_dimension = config.qk_norm and config.qk_gain == "dimension"
@@ -271,7 +282,8 @@ def _write(
         raise StorageError(atomic.explain(error, run_folder)) from error
     # `new_run_path` made sure that a folder which exists is empty.
     with atomic.folder(run_folder, replace=run_folder.is_dir()) as partial:
-        save_model(partial / "model", tensors, {"model": flatten(vars(config)), "step": 0} | limits)
+        about = {"model": flatten(vars(config)), "step": 0} | limits
+        save_model(partial / "model", tensors, about, load)
         if tokenizer is not None:
             save_tokenizer(tokenizer, partial / "model")
         if hf_defaults is not None:

@@ -5,6 +5,7 @@ import random
 import struct
 import time
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from gguf_runs import MODELS, TEXT, run, tokenizer
 
 import lmsmith
 from lmsmith.errors import ConfigError, LmsmithError, TokenizerError, UsageError
-from lmsmith.interop import gguf_file, gguf_llama_cpp, gguf_models, gguf_quants, gguf_tokenizer
+from lmsmith.interop import (
+    gguf_file,
+    gguf_importing,
+    gguf_llama_cpp,
+    gguf_models,
+    gguf_quants,
+    gguf_tokenizer,
+)
 from lmsmith.run_folder import load_for_use
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 
@@ -81,6 +89,21 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     assert lm.generate("It was", **greedy) == before.generate("It was", **greedy)
     summary = json.loads((tmp_path / "again" / "summary.json").read_text())
     assert summary["imported"]["form"] == "gguf"
+
+
+def test_one_tensor_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: Any) -> None:
+    out = lmsmith.export(run(tmp_path / "run"), to="gguf")
+    read, seen = gguf_importing.Content.tensor, []
+
+    def tensor(content: Any, name: str) -> torch.Tensor:
+        assert all(one() is None for one in seen)
+        found = read(content, name)
+        seen.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(gguf_importing.Content, "tensor", tensor)
+    lmsmith.import_model(out.path / "model.gguf", out=tmp_path / "again")
+    assert len(seen) == len(dict(lmsmith.load(tmp_path / "again").module.named_parameters()))
 
 
 def test_the_file_as_gguf_reads_it(tmp_path: Path) -> None:
