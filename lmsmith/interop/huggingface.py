@@ -152,6 +152,8 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """Reads all tensors of all files. Raises CheckpointError."""
     tensors: dict[str, Tensor] = {}
     for path in files_of(folder)[1:]:
+        if path.exists() and not path.is_file():  # reading a device or a pipe may not end
+            raise CheckpointError(f"{path} is a folder or a device: expected a safetensors file.")
         try:
             tensors |= mapped.load(path)
         except FileNotFoundError as error:
