@@ -86,16 +86,17 @@ def import_model(
     elif path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(
-                f"{path} is not an llm.c checkpoint (model.bin), nor one of nanoGPT (ckpt.pt). To "
-                "import a Hugging Face checkpoint, give its folder, which also holds config.json."
+                f"{path} is not a model that can be imported: expected a GGUF file, an llm.c "
+                "checkpoint (model.bin) or a checkpoint of nanoGPT (ckpt.pt). To import a Hugging "
+                "Face checkpoint, give its folder, which also holds config.json."
             )
         form, files = "llm.c", [path]
     else:
         if not path.is_dir() and not hub.is_name(source):
             raise UsageError(
                 f"there is no file, folder or model named {source}. Expected a folder with "
-                "config.json and model.safetensors, an llm.c file, or the name of a model on the "
-                "Hub, such as gpt2."
+                "config.json and model.safetensors, a GGUF, llm.c or nanoGPT file, or the name of "
+                "a model on the Hub, such as gpt2."
             )
         path = path if path.is_dir() else hub.fetch(source)
         form, files = "huggingface", huggingface.files_of(path)
