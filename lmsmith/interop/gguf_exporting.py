@@ -27,13 +27,13 @@ from lmsmith.hashes import sha256_of
 from lmsmith.interop import gguf_importing, gguf_llama_cpp, gguf_models, gguf_tokenizer
 from lmsmith.interop.defaults import Defaults
 from lmsmith.interop.defaults import load as load_defaults
+from lmsmith.interop.gguf_file import FILE_NAME
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.run_folder import load_weights, model_config, model_folder, new_run_path, tokenizer_of
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import Tokenizer
 
-FILE_NAME = "model.gguf"
 RECEIPT = "receipt.json"
 Type = Literal["auto", "f32", "f16", "bf16", "q8_0"]
 TYPES = get_args(Type)

@@ -140,6 +140,8 @@ def files_of(folder: Path) -> list[Path]:
             if pickled
             else ""
         )
+        if gguf := next(folder.glob("*.gguf"), None):
+            why = f" To import a GGUF file, name it: lmsmith import {gguf}."
         raise CheckpointError(
             f"{folder} has no {WEIGHTS} and no {INDEX}.{why} Expected weights as safetensors; "
             "`AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)` of transformers "

@@ -27,6 +27,7 @@ from lmsmith.errors import CheckpointError, ConfigError, StorageError, Tokenizer
 from lmsmith.hashes import sha256_of
 from lmsmith.interop import (
     defaults,
+    gguf_file,
     gguf_importing,
     hub,
     huggingface,
@@ -35,7 +36,6 @@ from lmsmith.interop import (
     nanogpt,
     vocabulary,
 )
-from lmsmith.interop.gguf_file import is_gguf
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.run_folder import new_run_path
 from lmsmith.strict_json import write_json
@@ -62,7 +62,7 @@ def import_model(
 
     Returns the run folder and its summary.
 
-    `source` may also be the folder of an llm.c file called model.bin, as `export` writes it.
+    `source` may also be the folder of a model.gguf or an llm.c model.bin, as `export` writes them.
     `out`: the run folder; by default a new one below runs/. `tokenizer`: a folder or file, "gpt2",
     or "none"; by default the tokenizer in the model's folder. `eos_token`: the token that separates
     documents, by name.
@@ -70,15 +70,15 @@ def import_model(
     Raises a subclass of LmsmithError for every problem, and then writes nothing.
     """
     path = Path(source)
-    if not (path / "config.json").is_file() and (path / llmc.FILE_NAME).is_file():
-        path = path / llmc.FILE_NAME
     if path.is_dir() and not (path / "config.json").is_file():
-        path = nanogpt.checkpoint_in(path) or path
+        exported = [path / name for name in (llmc.FILE_NAME, gguf_file.FILE_NAME)]
+        known = next((file for file in exported if file.is_file()), None)
+        path = known or nanogpt.checkpoint_in(path) or path
     if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
         raise CheckpointError(
             f"{source} is already a run of lmsmith: there is nothing to import. Use it directly."
         )
-    if path.is_file() and is_gguf(path):
+    if path.is_file() and gguf_file.is_gguf(path):
         return _import_gguf(path, out, tokenizer, eos_token)
     if path.is_file() and nanogpt.is_checkpoint(path):
         files = nanochat.files_of(path)

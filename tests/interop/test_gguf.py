@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import struct
 import time
 import tracemalloc
@@ -464,3 +465,8 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "run-gguf" / "model.gguf"
     assert command(["import", str(file), "--out", str(tmp_path / "b")], started=0.0) == 0
     assert "84,288 parameters in float32, a bpe tokenizer" in capsys.readouterr().out
+    assert command(["import", str(file.parent), "--out", str(tmp_path / "c")], started=0.0) == 0
+    capsys.readouterr()
+    file.rename(file.with_name("other.gguf"))
+    assert command(["import", str(file.parent), "--out", str(tmp_path / "d")], started=0.0) == 1
+    assert re.search(r"import \S+other\.gguf", capsys.readouterr().err)
