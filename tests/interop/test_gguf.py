@@ -94,7 +94,8 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
 
 def test_one_tensor_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: Any) -> None:
     out = lmsmith.export(run(tmp_path / "run"), to="gguf")
-    read, seen = gguf_importing.Content.tensor, []
+    read = gguf_importing.Content.tensor
+    seen: list[Any] = []
 
     def tensor(content: Any, name: str) -> torch.Tensor:
         assert all(one() is None for one in seen)

@@ -45,18 +45,24 @@ def real_lines(folder: Path) -> list[str]:
     return [line[:2000] for line in many[:N_LINES]]
 
 
+@pytest.fixture
+def few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of models: the tokenizer is the same in all of them."""
+    monkeypatch.setattr(gguf_llama_cpp, "N_LINES", 500)
+
+
 @pytest.mark.parametrize("name", list(MODELS))
-def test_every_kind_of_model(name: str, tmp_path: Path) -> None:
+def test_every_kind_of_model(name: str, few_lines: None, tmp_path: Path) -> None:
     found = lmsmith.export(run(tmp_path / "run", name), to="gguf").receipt["checked"]["llama.cpp"]
     difference = "max_log_probability_difference"
     assert found.get(f"{difference}_with_gelu_in_float16", found[difference]) < 1e-3
     assert found[difference] < 1e-2
     assert found["n_equal_greedy_tokens"] == found["n_greedy_tokens"]
-    assert found["n_lines_with_equal_ids"] == N_LINES
+    assert found["n_lines_with_equal_ids"] == 500
 
 
 @pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
-def test_every_type(kind: Any, tmp_path: Path) -> None:
+def test_every_type(kind: Any, few_lines: None, tmp_path: Path) -> None:
     receipt = lmsmith.export(run(tmp_path / "run"), to="gguf", type=kind).receipt
     assert receipt["checked"]["llama.cpp"]["mean_divergence_nats"] < 0.01
 
@@ -86,11 +92,15 @@ def test_q8_0_has_the_bytes_of_ggml(tmp_path: Path, monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("pattern", [*(PATTERNS[n] for n in ("gpt2", "gpt4", "llama3", "qwen2")),
                                      BETWEEN_DIGITS], ids=lambda pattern: pattern.name[:8])  # fmt: skip
-def test_ids_of_real_lines(pattern: Pattern, tmp_path: Path, test_data: Path) -> None:
+def test_ids_of_real_lines(
+    pattern: Pattern, tmp_path: Path, test_data: Path, monkeypatch: Any
+) -> None:
     lines = real_lines(test_data)
     learned = learn_bpe(lines, 3000, pattern=pattern)
     model = lmsmith.load(run(tmp_path / "run", words=learned))
-    out = lmsmith.export(tmp_path / "run", to="gguf")
+    with monkeypatch.context() as patch:  # llama.cpp is asked once, below
+        patch.setattr(gguf_llama_cpp, "LIBRARY", "no_such_module")
+        out = lmsmith.export(tmp_path / "run", to="gguf")
     found = gguf_llama_cpp.check(
         out.path / "model.gguf", model.model, model.tokenizer, exact=True, texts=lines
     )
@@ -98,10 +108,12 @@ def test_ids_of_real_lines(pattern: Pattern, tmp_path: Path, test_data: Path) ->
     assert found["n_lines_with_equal_ids"] == N_LINES + len(lines)
 
 
-def test_gpt2s_own_tokenizer(tmp_path: Path, test_data: Path) -> None:
+def test_gpt2s_own_tokenizer(tmp_path: Path, test_data: Path, monkeypatch: Any) -> None:
     words = load_tokenizer(test_data / "gpt2")
     model = lmsmith.load(run(tmp_path / "run", "gpt2", words=words))
-    out = lmsmith.export(tmp_path / "run", to="gguf")
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf_llama_cpp, "LIBRARY", "no_such_module")
+        out = lmsmith.export(tmp_path / "run", to="gguf")
     lines = real_lines(test_data)
     gguf_llama_cpp.check(
         out.path / "model.gguf", model.model, model.tokenizer, exact=True, texts=lines
@@ -155,12 +167,20 @@ def activations_in_8_bits(model: Any) -> Iterator[None]:
 CHAT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_smollm2(smollm2: Path, tmp_path: Path, test_data: Path) -> None:
-    imported = lmsmith.import_model(smollm2, out=tmp_path / "run")
+@pytest.fixture(scope="module")
+def imported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> lmsmith.Run:
+    return lmsmith.import_model(smollm2, out=tmp_path_factory.mktemp("smollm2") / "run")
+
+
+def test_smollm2(imported: lmsmith.Run, smollm2: Path, tmp_path: Path, test_data: Path) -> None:
     lm = lmsmith.load(imported)
     assert "Paris" in lm.generate("The capital of France is", max_tokens=8, temperature=0)
     answer = lm.generate(CHAT, max_tokens=20, temperature=0, special_tokens="control", bos=False)
     assert answer == "The capital of France is Paris."
+    options: dict[str, Any] = {"task_data": test_data / "tasks", "limit": 16}
+    (result,) = lmsmith.evaluate(lm, tasks="arc_easy", **options)
+    print("arc_easy:", result.metrics["acc"])
+    assert result.metrics["acc"] > 0.4  # chance is 0.25
 
     # llama.cpp rounds activations to 8 bits for products with Q4_1 weights, and we do not: 0.003
     # nats on average. If our model rounds them too, the two agree.
@@ -193,13 +213,11 @@ def test_smollm2(smollm2: Path, tmp_path: Path, test_data: Path) -> None:
     assert isinstance(lm.tokenizer, BpeTokenizer) or lm.tokenizer.kind == "library"
 
 
-def test_eight_bits_cost_little(smollm2: Path, tmp_path: Path, test_data: Path) -> None:
-    """0.31% of perplexity, measured on this text. On 2,805 tokens each of three texts, read in
-    windows of 256, it was 0.05, 0.09 and 0.15%, with standard errors of 0.10 to 0.13%.
-    """
-    lm = lmsmith.load(smollm2)
-    imported = lmsmith.import_model(smollm2, out=tmp_path / "run")
+def test_eight_bits_cost_little(imported: lmsmith.Run, tmp_path: Path, test_data: Path) -> None:
+    """docs/export.md has the cost on more text."""
+    lm = lmsmith.load(imported)
     small = lmsmith.load(lmsmith.export(imported, to="gguf", type="q8_0").path / "model.gguf")
-    text = (test_data / "multilingual" / "xquad_en.txt").read_text(encoding="utf-8")[:20_000]
+    text = (test_data / "multilingual" / "xquad_en.txt").read_text(encoding="utf-8")[:5000]
     before, after = lm.score(text).perplexity, small.score(text).perplexity
-    assert after / before < 1.005
+    print(f"q8_0: perplexity {before:.2f}, {after / before - 1:+.2%}")
+    assert after / before < 1.01
