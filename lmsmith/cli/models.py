@@ -29,16 +29,15 @@ def _add_import(verbs: Verbs) -> None:
     imported = verbs.verb(
         "import",
         _import,
-        "convert a Hugging Face, GGUF, llm.c or nanoGPT model to a run",
+        "convert a Hugging Face, GGUF, llm.c, nanoGPT or nanochat model to a run",
         "lmsmith import gpt2 --out demo/gpt2",
         usage="lmsmith import SRC [--out RUN] [--tokenizer FOLDER] [--eos-token TOKEN]",
     )
     imported.add_argument(
         "source",
         metavar="SRC",
-        help="a Hugging Face model folder, a GGUF file, an llm.c file, a nanoGPT checkpoint "
-        "(ckpt.pt), or a "
-        "name on the Hugging Face Hub",
+        help="a Hugging Face model folder, a name on the Hugging Face Hub, a GGUF file, an llm.c "
+        "file, or a checkpoint of nanoGPT (ckpt.pt) or nanochat (model_*.pt)",
     )
     imported.add_argument(
         "--out", type=Path, metavar="RUN", help="the run's new folder (runs/NAME-1)"
@@ -61,7 +60,7 @@ def _add_export(verbs: Verbs) -> None:
     exported = verbs.verb(
         "export",
         _export,
-        "convert a run's model for transformers, vLLM, llm.c or onnxruntime",
+        "convert a run's model for transformers, llama.cpp, onnxruntime, llm.c or PEFT",
         "lmsmith export demo/gpt2 --to hf --out demo/gpt2-hf",
     )
     exported.add_argument(
@@ -71,11 +70,10 @@ def _add_export(verbs: Verbs) -> None:
         "--to",
         choices=("hf", "gguf", "llmc", "onnx", "peft"),
         required=True,
-        help="format; hf, for transformers: any Transformer or recurrent network, as a class of "
-        "transformers for presets llama, qwen3 and gpt2, else with its own code; gguf, for "
-        "llama.cpp: models like those of these presets; llmc, for llm.c: preset "
-        "gpt2; onnx, for onnxruntime: any Transformer, with a KV "
-        "cache; peft: the adapters of a run with LoRA",
+        help="format; hf: transformers, vLLM and mlx-lm for presets llama, qwen3 and gpt2, "
+        "transformers alone for other Transformers and recurrent networks; gguf: llama.cpp and "
+        "programs built on it, for these presets; onnx: onnxruntime, for any Transformer; llmc: "
+        "llm.c, for preset gpt2; peft: PEFT, for the adapters of a run with LoRA",
     )
     exported.add_argument(
         "--out", type=Path, metavar="DIR", help="the new folder (RUN-hf and so on, next to RUN)"
@@ -84,18 +82,18 @@ def _add_export(verbs: Verbs) -> None:
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="precision of the exported weights; auto: as in the run (auto)",
+        help="precision of the weights, except with --to gguf; auto: as in the run (auto)",
     )
     exported.add_argument(
         "--shard-size",
         metavar="SIZE",
-        help="with hf: the most bytes of a weights file, such as 2GB (5GB)",
+        help="with --to hf: maximum size of a weights file, such as 2GB (5GB)",
     )
     exported.add_argument(
         "--type",
         choices=("auto", "f32", "f16", "bf16", "q8_0"),
         default="auto",
-        help="with --to gguf: type of the weights; auto: what they have (auto)",
+        help="with --to gguf: type of the weights; q8_0: 8 bits; auto: as in the run (auto)",
     )
 
 

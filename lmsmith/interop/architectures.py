@@ -81,11 +81,12 @@ def architecture_for(config: ModelConfig) -> Architecture:
 def _unsupported(named: list[Any], model_type: Any, path: Path) -> ConfigError:
     """The error for an architecture that is not supported."""
     names = ", ".join(str(name) for name in [*named, model_type] if name)[:200]
-    what = f"the architecture {names}" if names else "no architecture"
     known = " or ".join(architecture.name for architecture in ARCHITECTURES)
+    if not names:
+        return ConfigError(f"{path} names no architecture in `architectures`. Expected {known}.")
     reason, nearest = REFUSED.get(str(named[0]) if named else "", ("", ""))
     return ConfigError(
-        f"{path} names {what}, which lmsmith does not support"
+        f"{path} names the architecture {names}, which lmsmith does not support"
         + (f": it has {reason}. The nearest that it supports is {nearest}" if reason else "")
         + f". Expected {known}."
     )

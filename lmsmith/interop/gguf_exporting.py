@@ -27,13 +27,13 @@ from lmsmith.hashes import sha256_of
 from lmsmith.interop import gguf_importing, gguf_llama_cpp, gguf_models, gguf_tokenizer
 from lmsmith.interop.defaults import Defaults
 from lmsmith.interop.defaults import load as load_defaults
+from lmsmith.interop.gguf_file import FILE_NAME
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.run_folder import load_weights, model_config, model_folder, new_run_path, tokenizer_of
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.tokenizer import Tokenizer
 
-FILE_NAME = "model.gguf"
 RECEIPT = "receipt.json"
 Type = Literal["auto", "f32", "f16", "bf16", "q8_0"]
 TYPES = get_args(Type)
@@ -209,12 +209,12 @@ def _check_read_again(
     relative, absolute = _ROUNDING[chosen]
     with _without_warnings():  # on its engine, which the run's own tokenizer has caused before
         again = gguf_importing.read(path)
-    found = again.tensors()
     for name, tensor in tensors.items():
-        wanted = tensor.detach()[: len(found[name])].float()
+        found = again.tensor(name)
+        wanted = tensor.detach()[: len(found)].float()
         largest = wanted.abs().amax(dim=-1, keepdim=True)
         bound = largest * (relative * 1.001) + absolute
-        if not torch.all((found[name] - wanted).abs() <= bound):
+        if not torch.all((found - wanted).abs() <= bound):
             raise refuse(f"other numbers in {name}")
     assert again.tokenizer is not None
     for text in gguf_llama_cpp.TEXTS:

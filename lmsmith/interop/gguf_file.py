@@ -32,6 +32,7 @@ from lmsmith.errors import CheckpointError
 from lmsmith.foreign_json import shown
 from lmsmith.interop.gguf_quants import BLOCKS, NAMES, Floats, dequantize
 
+FILE_NAME = "model.gguf"  # in a folder written by `export`
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = "general.alignment"

@@ -1,7 +1,8 @@
 """A GGUF file -> a run folder, or a model in memory.
 
     content = read(path)         # settings, tokenizer, chat template
-    content.tensors()            # the weights in float32
+    content.shapes               # the weights' shapes, by our names
+    content.tensor(name)         # the weights of one tensor, in float32
     model, tokenizer, config = load(path)
 
 Quantized tensors are dequantized: float32 holds each of their numbers exactly.
@@ -9,7 +10,7 @@ Quantized tensors are dequantized: float32 holds each of their numbers exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lmsmith.config import flatten
 from lmsmith.errors import CheckpointError
 from lmsmith.interop import gguf_file, gguf_models, gguf_tokenizer
 from lmsmith.interop.defaults import Defaults
+from lmsmith.interop.gguf_architectures import Piece
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.interface import LanguageModel
@@ -42,13 +44,24 @@ class Content:
     """`begin` and `ends`, as a model's config.json names them."""
     defaults: Defaults | None
 
-    def tensors(self, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The weights, in float32: in new memory, or in the parameters `into`. Raises
+    @functools.cached_property
+    def _pieces(self) -> dict[str, list[Piece]]:
+        return gguf_models.pieces_of(self.file, self.config)
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, Tensor]:
+        """The weights without their values: float32 on the meta device."""
+        return gguf_models.shapes(self._pieces, self.config)
+
+    def tensor(self, name: str, out: Tensor | None = None) -> Tensor:
+        """One of the weights, in float32: in new memory, or in the parameter `out`. Raises
         CheckpointError.
         """
-        found = gguf_models.read_tensors(self.file, self.config, into)
-        check_finite(found, f"the model in {self.file.path}", "Take another copy.")
-        return found
+        if out is None:
+            out = torch.empty_like(self.shapes[name], device="cpu")
+        gguf_models.read_tensor(self.file, self._pieces[name], out)
+        check_finite({name: out}, f"the model in {self.file.path}", "Take another copy.")
+        return out
 
     def about(self) -> dict[str, Any]:
         """Architecture, types of the tensors, and what the file says of its origin."""
@@ -88,5 +101,6 @@ def load(path: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     assert content.tokenizer is not None
     model = GPT(content.config).eval()
     with torch.no_grad():
-        content.tensors(into={name: p.data for name, p in model.named_parameters()})
+        for name, p in model.named_parameters():
+            content.tensor(name, p.data)
     return model, content.tokenizer, {"model": flatten(vars(content.config))} | content.limits

@@ -37,27 +37,30 @@ _LARGEST = {  # larger than any model's
 # ---- their settings -> ours ----------------------------------------------------------------------
 
 
-def read_tensors(
-    file: GgufFile, config: GPTConfig, into: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The tensors of a file, by our names, in float32: in new memory, or in the parameters `into`.
+def pieces_of(file: GgufFile, config: GPTConfig) -> dict[str, list[Piece]]:
+    """The parts in the file of each of our tensors. `config` is what `read_config` returned."""
+    return ARCHITECTURES[_name(file)].pieces(config)
 
-    `config` is what `read_config` returned. Raises CheckpointError for a file that cannot be read.
+
+def shapes(pieces: Mapping[str, list[Piece]], config: GPTConfig) -> dict[str, Tensor]:
+    """The tensors of a file, by our names, without their values: float32 on the meta device."""
+    return {
+        ours: torch.empty(sum(part.n_rows for part in parts), *columns(ours, config), device="meta")
+        for ours, parts in pieces.items()
+    }
+
+
+def read_tensor(file: GgufFile, pieces: list[Piece], out: Tensor) -> None:
+    """Reads one of our tensors into `out`, float32. Raises CheckpointError if the file cannot be
+    read.
     """
-    table = ARCHITECTURES[_name(file)].pieces(config)
-    tensors = {}
-    for ours, pieces in table.items():
-        n_rows = sum(piece.n_rows for piece in pieces)
-        whole = into[ours] if into else torch.empty(n_rows, *columns(ours, config))
-        start = 0
-        for piece in pieces:
-            rows = whole[start : start + piece.n_rows]
-            file.load(piece.name, rows.numpy())
-            if piece.halves:
-                rows.copy_(piece.to_ours(rows))
-            start += piece.n_rows
-        tensors[ours] = whole
-    return tensors
+    start = 0
+    for piece in pieces:
+        rows = out[start : start + piece.n_rows]
+        file.load(piece.name, rows.numpy())
+        if piece.halves:
+            rows.copy_(piece.to_ours(rows))
+        start += piece.n_rows
 
 
 def read_config(file: GgufFile) -> GPTConfig:

@@ -140,6 +140,8 @@ def files_of(folder: Path) -> list[Path]:
             if pickled
             else ""
         )
+        if gguf := next(folder.glob("*.gguf"), None):
+            why = f" To import a GGUF file, name it: lmsmith import {gguf}."
         raise CheckpointError(
             f"{folder} has no {WEIGHTS} and no {INDEX}.{why} Expected weights as safetensors; "
             "`AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)` of transformers "
@@ -152,6 +154,8 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """Reads all tensors of all files. Raises CheckpointError."""
     tensors: dict[str, Tensor] = {}
     for path in files_of(folder)[1:]:
+        if path.exists() and not path.is_file():  # reading a device or a pipe may not end
+            raise CheckpointError(f"{path} is a folder or a device: expected a safetensors file.")
         try:
             tensors |= mapped.load(path)
         except FileNotFoundError as error:

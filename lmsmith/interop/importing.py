@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lmsmith.errors import CheckpointError, ConfigError, StorageError, Tokenizer
 from lmsmith.hashes import sha256_of
 from lmsmith.interop import (
     defaults,
+    gguf_file,
     gguf_importing,
     hub,
     huggingface,
@@ -34,7 +36,6 @@ from lmsmith.interop import (
     nanogpt,
     vocabulary,
 )
-from lmsmith.interop.gguf_file import is_gguf
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.run_folder import new_run_path
 from lmsmith.strict_json import write_json
@@ -61,7 +62,7 @@ def import_model(
 
     Returns the run folder and its summary.
 
-    `source` may also be the folder of an llm.c file called model.bin, as `export` writes it.
+    `source` may also be the folder of a model.gguf or an llm.c model.bin, as `export` writes them.
     `out`: the run folder; by default a new one below runs/. `tokenizer`: a folder or file, "gpt2",
     or "none"; by default the tokenizer in the model's folder. `eos_token`: the token that separates
     documents, by name.
@@ -69,15 +70,15 @@ def import_model(
     Raises a subclass of LmsmithError for every problem, and then writes nothing.
     """
     path = Path(source)
-    if not (path / "config.json").is_file() and (path / llmc.FILE_NAME).is_file():
-        path = path / llmc.FILE_NAME
     if path.is_dir() and not (path / "config.json").is_file():
-        path = nanogpt.checkpoint_in(path) or path
+        exported = [path / name for name in (llmc.FILE_NAME, gguf_file.FILE_NAME)]
+        known = next((file for file in exported if file.is_file()), None)
+        path = known or nanogpt.checkpoint_in(path) or path
     if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
         raise CheckpointError(
             f"{source} is already a run of lmsmith: there is nothing to import. Use it directly."
         )
-    if path.is_file() and is_gguf(path):
+    if path.is_file() and gguf_file.is_gguf(path):
         return _import_gguf(path, out, tokenizer, eos_token)
     if path.is_file() and nanogpt.is_checkpoint(path):
         files = nanochat.files_of(path)
@@ -85,16 +86,17 @@ def import_model(
     elif path.is_file():
         if not llmc.is_llmc(path):
             raise UsageError(
-                f"{path} is not an llm.c checkpoint (model.bin), nor one of nanoGPT (ckpt.pt). To "
-                "import a Hugging Face checkpoint, give its folder, which also holds config.json."
+                f"{path} is not a model that can be imported: expected a GGUF file, an llm.c "
+                "checkpoint (model.bin) or a checkpoint of nanoGPT (ckpt.pt). To import a Hugging "
+                "Face checkpoint, give its folder, which also holds config.json."
             )
         form, files = "llm.c", [path]
     else:
         if not path.is_dir() and not hub.is_name(source):
             raise UsageError(
                 f"there is no file, folder or model named {source}. Expected a folder with "
-                "config.json and model.safetensors, an llm.c file, or the name of a model on the "
-                "Hub, such as gpt2."
+                "config.json and model.safetensors, a GGUF, llm.c or nanoGPT file, or the name of "
+                "a model on the Hub, such as gpt2."
             )
         path = path if path.is_dir() else hub.fetch(source)
         form, files = "huggingface", huggingface.files_of(path)
@@ -131,11 +133,20 @@ def _import_gguf(
     found = content.tokenizer
     if tokenizer is not None:
         found = _tokenizer(tokenizer, path, content.config, eos_token)
-    tensors = content.tensors()
-    summary = _summary(content.config, tensors, found)
+    shapes = content.shapes
+    summary = _summary(content.config, shapes, found)
     sha256 = {path.name: sha256_of(path)}
     summary["imported"] = {"from": str(path), "form": "gguf", "sha256": sha256} | content.about()
-    _write(place, content.config, tensors, found, content.limits, content.defaults, summary)
+    _write(
+        place,
+        content.config,
+        shapes,
+        found,
+        content.limits,
+        content.defaults,
+        summary,
+        load=content.tensor,
+    )
     return place, summary
 
 
@@ -256,6 +267,7 @@ def _write(
     limits: dict[str, Any],
     hf_defaults: defaults.Defaults | None,
     summary: dict[str, Any],
+    load: Callable[[str], Tensor] | None = None,
 ) -> None:
     if isinstance(config, GPTConfig):
         per_dimension = config.qk_norm and config.qk_gain == "dimension"
@@ -271,7 +283,8 @@ def _write(
         raise StorageError(atomic.explain(error, run_folder)) from error
     # `new_run_path` made sure that a folder which exists is empty.
     with atomic.folder(run_folder, replace=run_folder.is_dir()) as partial:
-        save_model(partial / "model", tensors, {"model": flatten(vars(config)), "step": 0} | limits)
+        about = {"model": flatten(vars(config)), "step": 0} | limits
+        save_model(partial / "model", tensors, about, load)
         if tokenizer is not None:
             save_tokenizer(tokenizer, partial / "model")
         if hf_defaults is not None:

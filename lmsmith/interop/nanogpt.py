@@ -2,8 +2,8 @@
 
 nanoGPT's model is GPT-2 with linear maps of shape (out, in), an exact GELU and optional biases.
 Its checkpoint is a pickled dictionary with the weights, the optimizer state, and `model_args`. It
-is read with `torch.load(weights_only=True)`, which runs no code, and memory-mapped, so that the
-optimizer state is not read. Vocabularies are read by an unpickler that knows no classes at all.
+is read without running code (`pickled.py`) and memory-mapped, so that the optimizer state is not
+read. Vocabularies are read by an unpickler that knows no classes at all.
 
 `nanochat.py` reads those of nanochat, which are recognized here.
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, TokenizerError
-from lmsmith.interop import nanochat
+from lmsmith.interop import nanochat, pickled
 from lmsmith.interop.mapping import shapes_of
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.tokens.tokenizer import CharTokenizer
@@ -68,7 +68,7 @@ def checkpoint_in(folder: Path) -> Path | None:
 
 def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     """Reads settings and tensors and converts them to ours. Raises CheckpointError, ConfigError."""
-    content = _loaded(path)
+    content = pickled.load(path)
     if nanochat.is_nanochat(path, content):
         return nanochat.read(path, content)
     if not isinstance(content, Mapping) or not {"model", "model_args"} <= content.keys():
@@ -89,26 +89,6 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
     if not config.vocab_size or config.n_layer > 2048:
         raise ConfigError(f"{path} has no vocab_size, or more layers than any model.")
     return config, _converted(config, weights, path)
-
-
-def _loaded(path: Path) -> Any:
-    """The content of the file, without running code from it."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise CheckpointError(
-            f"{path} holds a pickled object{f' ({found[1]})' if found else ''} that can run code "
-            "when it is loaded, so it is not read. Only tensors, numbers, texts, lists and "
-            "dictionaries are."
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise CheckpointError(
-            f"{path} is not a complete checkpoint of PyTorch 1.6 or later "
-            f"({str(error).splitlines()[0][:200]}): copy it again."
-        ) from error
 
 
 def _converted(config: GPTConfig, weights: Mapping[str, Any], path: Path) -> dict[str, Tensor]:

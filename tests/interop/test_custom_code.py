@@ -165,39 +165,41 @@ import json, sys
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-lm = HFLM(sys.argv[1], trust_remote_code=True, device="cpu", dtype="float32", batch_size=2)
-def ask(kind, *items):
+def ask(lm, kind, *items):
     instances = [Instance(kind, {}, item, i) for i, item in enumerate(items)]
     return getattr(lm, kind)(instances, disable_tqdm=True)
-print(json.dumps({
-    "pairs": [p for p, _ in ask("loglikelihood", ("The cat", " sat"), ("A", " dog ran"))],
-    "text": ask("generate_until", ("The cat", {"until": ["~~"], "max_gen_toks": 6})),
-}))
+
+found = {}
+for folder in sys.argv[1:]:
+    lm = HFLM(folder, trust_remote_code=True, device="cpu", dtype="float32", batch_size=2)
+    pairs = ask(lm, "loglikelihood", ("The cat", " sat"), ("A", " dog ran"))
+    text = ask(lm, "generate_until", ("The cat", {"until": ["~~"], "max_gen_toks": 6}))
+    found[folder] = {"pairs": [p for p, _ in pairs], "text": text}
+print(json.dumps(found))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["modern", "gru"])
-def test_lm_evaluation_harness_runs_it(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_lm_evaluation_harness_runs_it(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     python = python_with("lm-eval", request)
-    model, folder = exported(kind, tmp_path)
+    models = [exported(kind, tmp_path / kind) for kind in ("modern", "gru")]
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [python, "-c", LM_EVAL, folder],
+        [python, "-c", LM_EVAL, *(folder for _, folder in models)],
         check=True,
         env=env | {"HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    for (given, scored), value in zip(
-        (("The cat", " sat"), ("A", " dog ran")), found["pairs"], strict=True
-    ):
-        ids = torch.tensor([list((given + scored).encode())])
-        expected = model.log_probabilities(ids, n_given=len(given)).sum()
-        assert value == pytest.approx(expected.item(), rel=1e-5)
-    assert len(found["text"]) == 1
+    for model, folder in models:
+        said = found[str(folder)]
+        for (given, scored), value in zip(
+            (("The cat", " sat"), ("A", " dog ran")), said["pairs"], strict=True
+        ):
+            ids = torch.tensor([list((given + scored).encode())])
+            expected = model.log_probabilities(ids, n_given=len(given)).sum()
+            assert value == pytest.approx(expected.item(), rel=1e-5)
+        assert len(said["text"]) == 1
 
 
 @pytest.mark.parametrize("kind", ["modern", "lstm"])

@@ -3,6 +3,7 @@ both ways.
 """
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from lmsmith.generate.cpu import CpuDecoder
 from lmsmith.generate.decode import generate
 from lmsmith.generate.sampling import Sampling
 from lmsmith.interop.architectures import ARCHITECTURES, architecture_for
+from lmsmith.interop.families.refused import REFUSED
 from lmsmith.interop.huggingface import read, write
 from lmsmith.interop.mapping import shapes_of
 from lmsmith.models.gpt import GPT
@@ -422,3 +424,12 @@ def test_the_nearest_architecture_is_named() -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             architecture_for(dataclasses.replace(config, **change))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_architectures_are_refused_with_the_nearest(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [name]}))
+    with pytest.raises(ConfigError, match=rf"{name}, which .* it has .*The nearest") as raised:
+        read(tmp_path)
+    assert REFUSED[name][1] in {architecture.name for architecture in ARCHITECTURES}
+    assert REFUSED[name][1] in str(raised.value)

@@ -2,9 +2,11 @@
 
 import json
 import random
+import re
 import struct
 import time
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,14 @@ from gguf_runs import MODELS, TEXT, run, tokenizer
 
 import lmsmith
 from lmsmith.errors import CheckpointError, ConfigError, LmsmithError, TokenizerError, UsageError
-from lmsmith.interop import gguf_file, gguf_llama_cpp, gguf_models, gguf_quants, gguf_tokenizer
+from lmsmith.interop import (
+    gguf_file,
+    gguf_importing,
+    gguf_llama_cpp,
+    gguf_models,
+    gguf_quants,
+    gguf_tokenizer,
+)
 from lmsmith.run_folder import load_for_use
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
 
@@ -81,6 +90,22 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     assert lm.generate("It was", **greedy) == before.generate("It was", **greedy)
     summary = json.loads((tmp_path / "again" / "summary.json").read_text())
     assert summary["imported"]["form"] == "gguf"
+
+
+def test_one_tensor_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: Any) -> None:
+    out = lmsmith.export(run(tmp_path / "run"), to="gguf")
+    read = gguf_importing.Content.tensor
+    seen: list[Any] = []
+
+    def tensor(content: Any, name: str) -> torch.Tensor:
+        assert all(one() is None for one in seen)
+        found = read(content, name)
+        seen.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(gguf_importing.Content, "tensor", tensor)
+    lmsmith.import_model(out.path / "model.gguf", out=tmp_path / "again")
+    assert len(seen) == len(dict(lmsmith.load(tmp_path / "again").module.named_parameters()))
 
 
 def test_the_file_as_gguf_reads_it(tmp_path: Path) -> None:
@@ -455,3 +480,8 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "run-gguf" / "model.gguf"
     assert command(["import", str(file), "--out", str(tmp_path / "b")], started=0.0) == 0
     assert "84,288 parameters in float32, a bpe tokenizer" in capsys.readouterr().out
+    assert command(["import", str(file.parent), "--out", str(tmp_path / "c")], started=0.0) == 0
+    capsys.readouterr()
+    file.rename(file.with_name("other.gguf"))
+    assert command(["import", str(file.parent), "--out", str(tmp_path / "d")], started=0.0) == 1
+    assert re.search(r"import \S+other\.gguf", capsys.readouterr().err)

@@ -471,7 +471,7 @@ def test_names_without_prefix_and_buffers(tmp_path: Path) -> None:
         ({"architectures": None, "model_type": "mamba"}, r"names the architecture mamba, which"),
         (
             {"architectures": [], "model_type": "removed"},
-            "names no architecture, which",
+            "names no architecture in",
         ),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"num_hidden_layers": "two"}, r"model\.n_layer = 'two'"),

@@ -162,9 +162,9 @@ def test_other_model_kinds_are_refused(kind: Any) -> None:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"PK\x03\x04" + bytes(2000))
-    with pytest.raises(UsageError, match=r"not an llm\.c checkpoint"):
+    with pytest.raises(UsageError, match=r"not a model that can be imported"):
         import_model(str(tmp_path / "model.bin"), out=tmp_path / "run")
-    with pytest.raises(UsageError, match=r"model\.bin is not an llm\.c checkpoint"):
+    with pytest.raises(UsageError, match=r"model\.bin is not a model that can be imported"):
         import_model(str(tmp_path), out=tmp_path / "run")
     raw = llmc_file(random_model("gpt2"), tmp_path / "cut.bin", 128, torch.float32)
     (tmp_path / "cut.bin").write_bytes(raw[:-4])

@@ -1,7 +1,13 @@
 """Checkpoints of nanoGPT, compared with its equations written out from the tensors."""
 
+import cProfile
+import io
 import os
 import pickle
+import random
+import shutil
+import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from random_models import logits, random_ids
+from safetensors.torch import save_file
 from test_runs import lmsmith
 from torch import Tensor
 
@@ -129,25 +136,118 @@ def test_the_folder_and_another_vocabulary(tmp_path: Path) -> None:
 
 
 class Trap:
-    """Runs a command when it is unpickled."""
+    """Runs code when it is unpickled."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
 
     def __reduce__(self) -> Any:
-        return os.system, ("touch trapped",)
+        return self.call[0], self.call[1:]
 
 
-def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, monkeypatch: Any) -> None:
+MAKE = "open('trapped', 'w')"
+TRAPS = {
+    "system": Trap(os.system, "touch trapped"),
+    "popen": Trap(os.popen, "touch trapped"),
+    "Popen": Trap(subprocess.Popen, ["touch", "trapped"]),
+    "check_output": Trap(subprocess.check_output, ["touch", "trapped"]),
+    "eval": Trap(eval, MAKE),
+    "exec": Trap(exec, MAKE),
+    "open": Trap(open, "trapped", "w"),
+    "mkdir": Trap(os.mkdir, "trapped"),
+    "copy": Trap(shutil.copy, "out/ckpt.pt", "trapped"),
+    "run": Trap(cProfile.run, MAKE),
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_code_in_a_pickle_is_refused_and_not_run(
+    name: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
-    saved(tmp_path / "out", bias=False, config=Trap())
-    with pytest.raises(CheckpointError, match=r"pickled object .*system.*can run code"):
-        import_model("out/ckpt.pt", out=tmp_path / "run")
-    (tmp_path / "out" / "ckpt.pt").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(CheckpointError):
-        import_model("out/ckpt.pt", out=tmp_path / "run")
+    trap, path = TRAPS[name], tmp_path / "out" / "ckpt.pt"
+    for where in ({"config": trap}, {"optimizer": [(trap,)]}, {"model": {"a": trap}}):
+        saved(tmp_path / "out", bias=False, **where)
+        with pytest.raises(
+            CheckpointError, match=rf"pickled object \(.*{name}\) that can run code"
+        ):
+            import_model("out/ckpt.pt", out=tmp_path / "run")
+    for protocol in range(6):
+        path.write_bytes(pickle.dumps(trap, protocol))
+        with pytest.raises(CheckpointError, match=r"plain pickle|is not a checkpoint of PyTorch"):
+            import_model("out/ckpt.pt", out=tmp_path / "run")
     saved(tmp_path / "out", bias=False)
-    meta(tmp_path / "out", {"itos": Trap()})
-    with pytest.raises(TokenizerError, match=r"pickled object .*system.*can run code"):
+    meta(tmp_path / "out", {"itos": trap})
+    with pytest.raises(TokenizerError, match=rf"pickled object .*{name}.*can run code"):
         import_model("out/ckpt.pt", out=tmp_path / "run")
     assert not (tmp_path / "trapped").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_object_as_large_as_the_pickle_says_is_refused(tmp_path: Path) -> None:
+    for trap in (Trap(bytearray, 1 << 40), torch.zeros(1).expand(1 << 40)):
+        saved(tmp_path / "out", bias=False, optimizer=[{"a": trap}])
+        with pytest.raises(CheckpointError, match=r"bytearray|without all of its numbers"):
+            import_model(str(tmp_path / "out"), out=tmp_path / "run")
+    saved(tmp_path / "out", bias=False, optimizer=torch.zeros(3, device="meta"))
+    with pytest.raises(CheckpointError, match="without all of its numbers"):
+        import_model(str(tmp_path / "out"), out=tmp_path / "run")
+
+
+def test_any_byte_may_be_wrong(tmp_path: Path) -> None:
+    """A changed byte outside the numbers is an error of ours, or changes nothing that is read."""
+    saved(tmp_path, bias=False, optimizer={})
+    path, draw = tmp_path / "ckpt.pt", random.Random(0)
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        pickled = next(info for info in archive.infolist() if info.filename.endswith("data.pkl"))
+        directory = data.index(b"PK\x01\x02")
+    said = []
+    for number in range(40):
+        begin, end = (0, pickled.file_size) if number % 2 else (directory, len(data))
+        bad = bytearray(data)
+        bad[draw.randrange(begin, end)] = draw.randrange(256)
+        path.write_bytes(bad)
+        try:
+            import_model(str(path), out=tmp_path / f"run{number}", tokenizer="none")
+        except LmsmithError as error:
+            said.append(str(error))
+            assert not (tmp_path / f"run{number}").exists()
+    assert len(said) > 10
+    assert not any("PytorchStreamReader" in text or "weights_only" in text for text in said)
+
+
+def test_files_of_other_kinds(tmp_path: Path) -> None:
+    saved(tmp_path, bias=False)
+    path = tmp_path / "ckpt.pt"
+    whole = path.read_bytes()
+    archive, packed = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.txt", "text")
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/data.pkl", pickle.dumps([0] * 100_000, 2))
+    program, old, safe = io.BytesIO(), io.BytesIO(), tmp_path / "x.safetensors"
+    with zipfile.ZipFile(program, "w") as file:  # as torch.jit.save writes it
+        for name in ("data.pkl", "constants.pkl", "code/__torch__/m.py"):
+            file.writestr(f"m/{name}", pickle.dumps((), 2))
+    torch.save([1], old, _use_new_zipfile_serialization=False)
+    save_file({"x": torch.ones(2)}, safe)
+    kinds = {
+        "it is empty": b"",
+        "it begins with b'text', expected the ZIP archive": b"text",
+        "it begins with .* expected the ZIP archive": safe.read_bytes(),
+        "is cut off": whole[: len(whole) // 2],
+        "is cut off or": whole[:200],
+        "plain pickle.*torch.save": old.getvalue(),
+        "is a plain pickle": pickle.dumps({"model": {}}),
+        "ZIP archive without data.pkl": archive.getvalue(),
+        "is compressed": packed.getvalue(),
+        "is a TorchScript program": program.getvalue(),
+    }
+    for message, content in kinds.items():
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"ckpt\.pt.*{message}"):
+            import_model(str(path), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -169,12 +269,6 @@ def test_bad_checkpoints(changes: dict[str, Any], message: str, tmp_path: Path) 
 
 
 def test_files_that_are_not_checkpoints(tmp_path: Path) -> None:
-    saved(tmp_path, bias=False)
-    data = (tmp_path / "ckpt.pt").read_bytes()
-    for content in (b"", b"text", data[: len(data) // 2]):
-        (tmp_path / "ckpt.pt").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"ckpt\.pt"):
-            import_model(str(tmp_path / "ckpt.pt"), out=tmp_path / "run")
     torch.save([1, 2], tmp_path / "ckpt.pt")
     with pytest.raises(CheckpointError, match="is not a checkpoint of nanoGPT"):
         import_model(str(tmp_path / "ckpt.pt"), out=tmp_path / "run")

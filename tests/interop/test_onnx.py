@@ -18,30 +18,30 @@ from lmsmith.errors import ConfigError
 from lmsmith.interop import onnx_model
 
 TEXTS = ["The cat sat.", "A"]
+ONNX = ["modern", "every switch", "post-norm", "no norms"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["modern", "every switch", "post-norm", "no norms"])
-def test_greedy_text_with_past_key_values(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_greedy_text_with_past_key_values(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     python = python_with("onnx", request)
-    model = run_of(kind, tmp_path / "run")
+    models = {kind: run_of(kind, tmp_path / kind) for kind in ONNX}
     script = Path(__file__).with_name("use_onnx.py")
     project = str(Path(package.__file__).parent.parent)
     done = subprocess.run(
-        [python, script, tmp_path / "run", tmp_path / "out", *TEXTS],
+        [python, script, json.dumps(TEXTS), *(tmp_path / kind for kind in models)],
         check=True,
         env=os.environ | {"PYTHONPATH": project},
         stdout=subprocess.PIPE,
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["ids"] == [greedy(model, text) for text in TEXTS]
-    assert found["receipt"]["checked"]["onnxruntime"]["max_logit_difference"] < 1e-4
-    assert {"model.onnx", "tokenizer.json"} <= set(found["receipt"]["sha256"])
+    for kind, model in models.items():
+        said = found[str(tmp_path / kind)]
+        assert said["ids"] == [greedy(model, text) for text in TEXTS]
+        assert said["receipt"]["checked"]["onnxruntime"]["max_logit_difference"] < 1e-4
+        assert {"model.onnx", "tokenizer.json"} <= set(said["receipt"]["sha256"])
 
 
-@pytest.mark.parametrize("kind", ["modern", "every switch", "post-norm", "no norms"])
+@pytest.mark.parametrize("kind", ONNX)
 def test_the_traced_step_computes_what_the_model_does(kind: str, tmp_path: Path) -> None:
     """In three calls, the second of one token."""
     model = run_of(kind, tmp_path / "run")

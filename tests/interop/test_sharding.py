@@ -1,6 +1,7 @@
 """Weights in several files, compared with what transformers writes and reads."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from lmsmith.errors import CheckpointError, UsageError
 from lmsmith.interop.huggingface import read, write
+from lmsmith.interop.importing import import_model
 from lmsmith.interop.sharding import INDEX, bytes_of, split, write_weights
 
 
@@ -65,14 +67,40 @@ def test_bad_sizes(size: str) -> None:
         bytes_of(size)
 
 
+OUTSIDE = ["../x.safetensors", "a/../../x.safetensors", "..", "/etc/passwd", "/x.safetensors"]
+
+
 @pytest.mark.parametrize(
-    "name", ["../weights.safetensors", "..", "/etc/passwd", "a/b.safetensors", "weights.bin", "", 7]
+    "name", [*OUTSIDE, "a/b.safetensors", "./x.safetensors", "x.bin", "", 7, None, ["x"]]
 )
 def test_an_index_cannot_name_files_elsewhere(name: Any, tmp_path: Path) -> None:
     folder = saved(random_model("llama"), tmp_path / "theirs", max_shard_size="20KB")
     index = json.loads((folder / INDEX).read_text())
     index["weight_map"]["model.norm.weight"] = name
     (folder / INDEX).write_text(json.dumps(index))
-    (tmp_path / "weights.safetensors").write_bytes(b"")
+    (tmp_path / "x.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no weight_map from tensors to safetensors files"):
-        read(folder)
+        import_model(str(folder), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "/dev/zero", ".", "x.safetensors", "gone", "p"])
+def test_a_shard_that_is_a_link(target: str, tmp_path: Path) -> None:
+    """To another kind of file, a device, a folder, itself, nothing and a pipe. A link to weights is
+    followed: the cache of the Hub consists of them.
+    """
+    folder = saved(random_model("llama"), tmp_path / "theirs", max_shard_size="20KB")
+    index = json.loads((folder / INDEX).read_text())
+    shard = index["weight_map"]["model.norm.weight"]
+    index["weight_map"]["model.norm.weight"] = "x.safetensors"
+    (folder / INDEX).write_text(json.dumps(index))
+    if target == "p":
+        os.mkfifo(folder / "p")
+    (folder / "x.safetensors").symlink_to(target)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors (is|cannot)") as raised:
+        import_model(str(folder), out=tmp_path / "run")
+    assert "root:x" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+    (folder / "x.safetensors").unlink()
+    (folder / "x.safetensors").symlink_to(shard)
+    import_model(str(folder), out=tmp_path / "run", tokenizer="none")

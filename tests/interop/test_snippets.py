@@ -99,25 +99,24 @@ def test_a_tokenizer_without_special_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_the_usual_lines_in_version_5(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_the_usual_lines_in_version_5(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     python = python_with("transformers 5", request)
-    out = exported(tmp_path, kind, ByteTokenizer(True))
+    folders = []
+    for kind in ("gpt2", "llama"):
+        (tmp_path / kind).mkdir()
+        folders.append(exported(tmp_path / kind, kind, ByteTokenizer(True)))
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
         "HF_HUB_OFFLINE": "1"
     }
+    words = [word for out in folders for word in (out, out.with_name("new"))]
     script = Path(__file__).with_name("usual_lines.py")
-    ran = subprocess.run(
-        [python, script, out, tmp_path / "new"], check=True, env=env, stdout=subprocess.PIPE
-    )
-    assert json.loads(ran.stdout) == usual_lines(out, tmp_path / "again")
-
-    run, _ = import_model(str(tmp_path / "new"), out=tmp_path / "run again")  # what version 5 wrote
-    assert export_model(run, tmp_path / "third", to="hf")["checked"]["transformers"][
-        "n_texts_with_equal_ids"
-    ]
+    ran = subprocess.run([python, script, *words], check=True, env=env, stdout=subprocess.PIPE)
+    found = json.loads(ran.stdout)
+    for out in folders:
+        assert found[str(out)] == usual_lines(out, out.with_name("again"))
+        run, _ = import_model(str(out.with_name("new")), out=out.with_name("run-5"))
+        receipt = export_model(run, out.with_name("third"), to="hf")
+        assert receipt["checked"]["transformers"]["n_texts_with_equal_ids"]
 
 
 # ---- what an imported model said -----------------------------------------------------------------

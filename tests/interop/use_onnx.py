@@ -1,5 +1,5 @@
-"""python use_onnx.py RUN OUT TEXT...: exports a run to ONNX, continues texts greedily with
-onnxruntime alone, and prints ids and logit differences as JSON.
+"""python use_onnx.py TEXTS RUN...: exports runs to ONNX, continues texts (JSON) greedily with
+onnxruntime alone, and prints ids and receipts as JSON by run.
 
 Run in an environment that has onnx, onnxscript and onnxruntime.
 """
@@ -13,12 +13,8 @@ import onnxruntime
 
 from lmsmith.interop.exporting import export_model
 
-run, out, texts = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-receipt = export_model(run, out, to="onnx")
-session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
 
-
-def greedy(text: str) -> list[int]:
+def greedy(session: onnxruntime.InferenceSession, text: str) -> list[int]:
     """With past key values: each call reads one token."""
     past = {}
     for entry in session.get_inputs()[1:]:
@@ -36,5 +32,12 @@ def greedy(text: str) -> list[int]:
     return ids
 
 
-found = {"ids": [greedy(text) for text in texts], "receipt": receipt}
+found = {}
+for run in map(Path, sys.argv[2:]):
+    out = run.with_name(f"{run.name} onnx")
+    receipt = export_model(run, out, to="onnx")
+    path = str(out / "model.onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ids = [greedy(session, text) for text in json.loads(sys.argv[1])]
+    found[str(run)] = {"ids": ids, "receipt": receipt}
 print(json.dumps(found))

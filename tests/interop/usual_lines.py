@@ -1,5 +1,5 @@
-"""python usual_lines.py FOLDER AGAIN: the usual lines of transformers' documentation on an exported
-model, as JSON.
+"""python usual_lines.py FOLDER AGAIN...: the usual lines of transformers' documentation on exported
+models, as JSON by folder.
 
 Imported to use the tests' version of transformers, run as a program for another version.
 """
@@ -47,4 +47,5 @@ def usual_lines(folder: Path, again: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(usual_lines(*map(Path, sys.argv[1:]))))
+    pairs = zip(sys.argv[1::2], sys.argv[2::2], strict=True)
+    print(json.dumps({one: usual_lines(Path(one), Path(again)) for one, again in pairs}))

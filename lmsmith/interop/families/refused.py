@@ -21,6 +21,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         "sublayer and two bases of RoPE",
         "Olmo2ForCausalLM",
     ),
+    "Gemma3ForConditionalGeneration": ("an image encoder", "Olmo2ForCausalLM"),
     "GptOssForCausalLM": (f"{_EXPERTS} and attention sinks", "Qwen3ForCausalLM"),
     "MixtralForCausalLM": (_EXPERTS, "MistralForCausalLM"),
     "OlmoForCausalLM": ("layer norms without parameters and SwiGLU", "Olmo2ForCausalLM"),
