@@ -43,10 +43,7 @@ def norms() -> float:
     layer, root = (
         Norm(small_model(name).config, 24, gain=True).double() for name in ("gpt2", "llama")
     )
-    assert layer.weight is not None
-    assert layer.bias is not None
-    assert root.weight is not None
-    for p in (layer.weight, layer.bias, root.weight):
+    for p in (*layer.parameters(), *root.parameters()):
         p.data.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(len(p)))
     y, x, layer, root = x.numpy(), x.to(device()), layer.to(device()), root.to(device())
     centred = y - y.mean(1, keepdims=True)
@@ -76,7 +73,8 @@ def feed_forward() -> float:
     return worst
 
 
-def _numbers(x: torch.Tensor) -> np.ndarray:
+def _numbers(x: torch.Tensor | None) -> np.ndarray:
+    assert x is not None
     return np.asarray(x.detach().cpu())
 
 

@@ -42,16 +42,18 @@ class Reach:
     def tests(self, change: Change) -> list[str]:
         """The tests that execute the mutant's statement, the quickest first. For compiled functions
         and lines that run during imports: the tests that execute any line of the file, or else all
-        tests beside it."""
+        tests beside it, those of its own test file first."""
         source, line = (ROOT / change.file).read_text("utf-8"), change.mutant.line
         first, last = _statement(source, line)
         found = self._of(change.file, range(first, last + 1))
+        own: tuple[str, ...] = ()
         if not found and not _is_traced(source, line):
-            folders = tuple(name for group in beside(change.file) for name in group)
+            groups = [tuple(group) for group in beside(change.file)]
+            own = groups[0]
             found = self._of(change.file) or {
-                test for test in self.seconds if test.startswith(folders)
+                test for test in self.seconds if test.startswith(sum(groups, ()))
             }
-        return sorted(found, key=lambda test: (self.seconds[test], test))
+        return sorted(found, key=lambda test: (not test.startswith(own), self.seconds[test], test))
 
     def _of(self, file: str, lines: range | None = None) -> set[str]:
         return {

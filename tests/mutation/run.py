@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", choices=PARTS, action="append", help="sample from this part only")
     parser.add_argument("--reach", type=Path, nargs="+", help="what reach.py recorded")
-    parser.add_argument("--limit", type=float, default=60.0, help="CPU seconds of tests a mutant")
+    parser.add_argument("--limit", type=float, default=30.0, help="CPU seconds of tests a mutant")
     parser.add_argument("--list", action="store_true", help="print the mutants, run no tests")
     options = parser.parse_args()
     parts = options.part or list(PARTS)

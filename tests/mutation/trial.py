@@ -45,10 +45,18 @@ class Trial:
 
 
 class _First:
-    """A pytest plugin that writes the first failure to a pipe."""
+    """A pytest plugin that runs the given tests in their order, and writes failures to a pipe."""
 
-    def __init__(self, pipe: int) -> None:
+    def __init__(self, pipe: int, tests: Sequence[str]) -> None:
         self.pipe = pipe
+        self.place = {test: place for place, test in enumerate(tests) if "::" in test}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        if self.place:
+            items[:] = sorted(
+                (item for item in items if item.nodeid in self.place),
+                key=lambda item: self.place[item.nodeid],
+            )
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
@@ -156,9 +164,10 @@ class Workbench:
             assert Path(str(spec.origin)).is_relative_to(self.copy), spec.origin
             pytest: Any = importlib.import_module("pytest")
             resource.setrlimit(resource.RLIMIT_CPU, (self.cpu_seconds, self.cpu_seconds))
+            files = dict.fromkeys(test.partition("::")[0] for test in tests)
             status = pytest.main(
-                ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests],
-                plugins=[_First(pipe)],
+                ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *files],
+                plugins=[_First(pipe, tests)],
             )
             if status not in (0, 5):
                 os.write(pipe, f"exit status {int(status)}\n".encode())
