@@ -3,4 +3,21 @@
 Keys are (file, the line's text, what is replaced, by what), so that they survive changes elsewhere.
 """
 
-EQUIVALENTS: dict[tuple[str, str, str, str], str] = {}
+_MEMORY = "only how much memory is used at once, and speed"
+
+EQUIVALENTS: dict[tuple[str, str, str, str], str] = {
+    ("lmsmith/loss.py", "GPU_CHUNK_ELEMENTS = 1 << 27", "27", "28"): _MEMORY,
+    ("lmsmith/optim/muon.py", "AT_ONCE = 1 << 27", "27", "28"): _MEMORY,
+    (
+        "lmsmith/models/attention.py",
+        'if q.device.type == "cpu" and not torch.compiler.is_compiling():',
+        "and",
+        "or",
+    ): "differs only on other devices and in compiled code; both kernels compute the same",
+    (
+        "lmsmith/checkpoint.py",
+        "if (older <= step and older not in kept_steps) or superseded:",
+        "<=",
+        "<",
+    ): "the step just saved is one of those that are kept",
+}

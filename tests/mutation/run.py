@@ -27,7 +27,7 @@ from nearest import Reach, beside
 from trial import Trial, Workbench
 
 FIRST = 40  # tests of the first group; most mutants need no second one
-SECONDS, CPU_SECONDS = 600.0, 120  # a mutant whose tests take more is detected: they do not end
+SECONDS, CPU_SECONDS = 3600.0, 90  # a mutant whose tests take more is detected: they do not end
 
 
 def interval(n_detected: int, n: int) -> tuple[float, float]:
