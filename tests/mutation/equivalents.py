@@ -15,6 +15,12 @@ EQUIVALENTS: dict[tuple[str, str, str, str], str] = {
         "or",
     ): "differs only on other devices and in compiled code; both kernels compute the same",
     (
+        "lmsmith/generate/sampling.py",
+        "self._touched[2, place] = 1",
+        "1",
+        "2",
+    ): "only compared with 0",
+    (
         "lmsmith/checkpoint.py",
         "if (older <= step and older not in kept_steps) or superseded:",
         "<=",
