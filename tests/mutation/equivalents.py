@@ -21,6 +21,18 @@ EQUIVALENTS: dict[tuple[str, str, str, str], str] = {
         "2",
     ): "only compared with 0",
     (
+        "lmsmith/train/step.py",
+        "with explain_lost_process() if replica.ranks.world > 1 else nullcontext():",
+        ">",
+        ">=",
+    ): "one process has no others to lose",
+    (
+        "lmsmith/train/step.py",
+        "if largest and norm > largest:",
+        ">",
+        ">=",
+    ): "a norm at the limit is multiplied by 1",
+    (
         "lmsmith/checkpoint.py",
         "if (older <= step and older not in kept_steps) or superseded:",
         "<=",

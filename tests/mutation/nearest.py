@@ -23,6 +23,9 @@ BESIDE: dict[str, tuple[str, ...]] = {
 }
 """Beginning of a file's name -> its tests, where nothing recorded which tests reach a line."""
 
+PROCESSES = {"lmsmith/train/": "tests/distributed/test_two_processes.py"}
+"""Beginning of a file's name -> tests that run it in other processes, which nothing records."""
+
 COMPILED = {"njit", "kernel", "intrinsic"}  # decorators
 
 
@@ -81,6 +84,11 @@ def beside(file: str) -> list[list[str]]:
     own = [str(found.relative_to(ROOT)) for found in (ROOT / tests).glob(f"test_{path.stem}.py")]
     others = next(tests for start, tests in BESIDE.items() if file.startswith(start))
     return [group for group in (own, list(others)) if group]
+
+
+def in_processes(file: str) -> list[str]:
+    """Tests that run a file in processes of their own."""
+    return [tests for start, tests in PROCESSES.items() if file.startswith(start)]
 
 
 def _statement(source: str, line: int) -> tuple[int, int]:

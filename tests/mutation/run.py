@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core import PARTS, Change, changes, files_of, sample
-from nearest import Reach, beside
+from nearest import Reach, beside, in_processes
 from trial import Trial, Workbench
 
 FIRST = 40  # tests of the first group; most mutants need no second one
@@ -43,7 +43,8 @@ def groups_for(change: Change, reach: Reach | None, limit: float) -> list[list[s
     if reach is None:
         return beside(change.file)
     tests = reach.within(reach.tests(change), limit)
-    return [group for group in (tests[:FIRST], tests[FIRST:]) if group]
+    groups = (tests[:FIRST], tests[FIRST:], in_processes(change.file))
+    return [group for group in groups if group]
 
 
 def report(trials: Sequence[Trial]) -> list[Trial]:
@@ -73,7 +74,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", choices=PARTS, action="append", help="sample from this part only")
     parser.add_argument("--reach", type=Path, nargs="+", help="what reach.py recorded")
-    parser.add_argument("--limit", type=float, default=30.0, help="CPU seconds of tests a mutant")
+    parser.add_argument("--limit", type=float, default=20.0, help="CPU seconds of tests a mutant")
     parser.add_argument("--list", action="store_true", help="print the mutants, run no tests")
     options = parser.parse_args()
     parts = options.part or list(PARTS)
@@ -89,8 +90,9 @@ def main() -> int:
     trials = []
     with Workbench(SECONDS, CPU_SECONDS) as bench:
         for change in found:
-            trials.append(bench.tried(change, groups_for(change, reach, options.limit)))
-            verdict = trials[-1].detected or "SURVIVED"
+            groups = [] if change.equivalent else groups_for(change, reach, options.limit)
+            trials.append(bench.tried(change, groups))
+            verdict = trials[-1].detected or ("equivalent" if change.equivalent else "SURVIVED")
             print(f"{change}\n    {verdict} ({trials[-1].seconds:.0f} s)", flush=True)
         detecting = {one.detected for one in trials if "::" in one.detected}
         wrong = bench.unchanged(sorted(detecting)) if detecting else ""
