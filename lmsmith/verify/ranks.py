@@ -18,7 +18,7 @@ import torch
 
 from lmsmith.verify.registry import Skipped, equivalence
 
-SECONDS, GRACE = 120.0, 10.0  # of all; of torchrun to end its processes
+SECONDS, GRACE = 600.0, 10.0  # of all, even on a busy machine; of torchrun to end its processes
 
 
 @equivalence("two ranks", "loss and gradients of two processes; of one", bound=1e-11)
