@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmsmith import loss
-from lmsmith.loss import summed_cross_entropy
+from lmsmith.loss import summed_cross_entropy, token_log_probabilities
 from lmsmith.targets import IGNORED
 
 N, D, V = 23, 5, 11
@@ -89,6 +89,31 @@ def test_chunks_stay_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "GPU_CHUNK_ELEMENTS", 10 * V)
     ours(*(x.to("meta") for x in drawn()))  # not the CPU, so the GPU's chunk size applies
     assert sizes[6:] == [10 * V] * 2 + [3 * V]
+
+
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+@pytest.mark.parametrize(("n_at_once", "sizes"), [(1, [1] * N), (6, [6, 6, 6, 5]), (N, [N])])
+def test_log_probabilities_of_targets(
+    softcap: float, n_at_once: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values, gradients, and that a chunk is as large as the limit allows."""
+    hidden, head, targets = drawn(rows=V + 2)
+    monkeypatch.setattr(loss, "CHUNK_ELEMENTS", n_at_once * len(head) + 1)
+    chunks, compute = [], loss._log_p
+    monkeypatch.setattr(
+        loss, "_log_p", lambda x, *rest: [chunks.append(len(x)), compute(x, *rest)][1]
+    )
+    log_p = token_log_probabilities(hidden, head, targets, vocab_size=V, softcap=softcap)
+    assert chunks == sizes
+    logits = hidden @ head[:V].T
+    logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+    wanted = logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
+    uneven = torch.arange(N, dtype=torch.float64)  # a different gradient for each target
+    assert_equal(
+        [log_p.detach(), *torch.autograd.grad(log_p @ uneven, (hidden, head))],
+        [wanted.detach(), *torch.autograd.grad(wanted @ uneven, (hidden, head))],
+        1e-12,
+    )
 
 
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
@@ -237,7 +262,7 @@ MEASURE = """
 import resource, sys, torch
 import torch.nn.functional as F
 from lmsmith import loss
-from lmsmith.loss import summed_cross_entropy
+from lmsmith.loss import summed_cross_entropy, token_log_probabilities
 loss.CHUNK_ELEMENTS, N, D, V = 1 << 21, 4096, 16, 16384
 hidden, head = torch.randn(N, D, requires_grad=True), torch.randn(V, D, requires_grad=True)
 targets = torch.arange(N)

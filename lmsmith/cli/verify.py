@@ -37,6 +37,13 @@ def add(verbs: Verbs) -> None:
         help="print a table of GPT-2's gradients, tensor by tensor, from four implementations and "
         "from finite differences",
     )
+    verify.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where models compute (default: cpu). On cuda the bounds are its own, and programs "
+        "that exist only for the CPU run there as well",
+    )
     verify.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -44,6 +51,8 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
     """Prints each outcome as soon as it is measured. Status 1 if one is above its bound."""
     if options.gradients:
         return _gradients(options, console)
+    import torch
+
     from lmsmith import verified
     from lmsmith.verify import EQUIVALENCES, run
 
@@ -54,8 +63,10 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
             raise UsageError(
                 f"there is no equivalence {name!r}. {hint}The names are {', '.join(EQUIVALENCES)}."
             )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch finds no CUDA device on this machine.")
     outcomes = []
-    for outcome in run(options.names or None, full=options.full):
+    for outcome in run(options.names or None, full=options.full, device=options.device):
         outcomes.append(outcome)
         if not options.json:
             console.print(_line(outcome), soft_wrap=True)

@@ -10,7 +10,7 @@ from lmsmith.generate.decode import generate
 from lmsmith.generate.decoders import Decoder, StateDecoder, decoder_for
 from lmsmith.generate.sampling import Sampling
 from lmsmith.models.gpt import GPT
-from lmsmith.verify.models import VARIANTS, T, log_softmax, random_ids, small_model
+from lmsmith.verify.models import VARIANTS, T, device, log_softmax, random_ids, small_model
 from lmsmith.verify.registry import apart, equivalence, unequal
 
 
@@ -35,7 +35,9 @@ def _texts() -> tuple[list[list[int]], list[int]]:
     return random_ids(4, T).tolist(), [1, 5, T - 3, 12]
 
 
-@equivalence("cached decoding", "token by token with a KV cache; the full text", bound=1e-10)
+@equivalence(
+    "cached decoding", "token by token with a KV cache; the full text", bound=1e-10, cuda=1e-9
+)
 def cached_decoding() -> float:
     """Log-probabilities of all variants, by the compiled decoder and by the model's own cache."""
     texts, n_given = _texts()
@@ -43,7 +45,7 @@ def cached_decoding() -> float:
     with torch.no_grad():
         for variant in VARIANTS:
             model = small_model(variant)
-            full = log_softmax(model(torch.tensor(texts)))
+            full = log_softmax(model(torch.tensor(texts, device=device())))
             for decoder in (decoder_for(model, 4), StateDecoder(model, 4)):
                 found = _by_cache(decoder, texts, n_given)
                 for row, (logits, n) in enumerate(zip(found, n_given, strict=True)):
@@ -66,7 +68,9 @@ def batch_invariance() -> float:
     return worst
 
 
-@equivalence("greedy text", "generate at temperature 0; argmax of the full text", bound=0.0)
+@equivalence(
+    "greedy text", "generate at temperature 0; argmax of the full text", bound=0.0, cuda=0.0
+)
 def greedy_text() -> float:
     worst = 0.0
     for variant in VARIANTS:
@@ -80,5 +84,5 @@ def greedy_text() -> float:
 def _argmax(model: GPT, prompt: list[int]) -> list[int]:
     ids = list(prompt)
     while len(ids) < T:
-        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        ids.append(int(model(torch.tensor([ids], device=device()))[0, -1].argmax()))
     return ids[len(prompt) :]

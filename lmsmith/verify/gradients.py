@@ -26,6 +26,7 @@ from lmsmith.reference.gpt2 import GPT2
 from lmsmith.reference.language_models import Transformer
 from lmsmith.reference.scalar_gpt2 import gpt2_loss, gradients, scalars
 from lmsmith.reference.tape import Tape
+from lmsmith.verify.models import device
 from lmsmith.verify.registry import equivalence
 
 TOLERANCE = 1e-9
@@ -61,7 +62,9 @@ class Compared:
         )
 
 
-@equivalence("gradients", "scalars, modules and PyTorch; written out by hand", bound=TOLERANCE)
+@equivalence(
+    "gradients", "scalars, modules and PyTorch; written out by hand", bound=TOLERANCE, cuda=1e-8
+)
 def three_engines() -> float:
     return _worst(compare_gradients(engines=("scalar", "modules", "torch")))
 
@@ -144,13 +147,14 @@ def by_torch(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, 
         vocab_multiple=sizes.padded_vocab_size,
         context_length=sizes.context_length,
     )
-    gpt = GPT(config).double()
+    gpt = GPT(config).double().to(device())
     gpt.load_state_dict(
         {name: torch.from_numpy(values) for name, values in by_layer(model.params).items()}
     )
-    hidden = gpt.hidden(torch.from_numpy(ids)).flatten(0, 1)
+    hidden = gpt.hidden(torch.from_numpy(ids).to(device())).flatten(0, 1)
+    goal = torch.from_numpy(targets).flatten().to(device())
     total, n_tokens = summed_cross_entropy(
-        hidden, gpt.head_weight, torch.from_numpy(targets).flatten(), vocab_size=sizes.vocab_size
+        hidden, gpt.head_weight, goal, vocab_size=sizes.vocab_size
     )
     loss = total / n_tokens
     loss.backward()
@@ -158,7 +162,7 @@ def by_torch(model: GPT2, ids: np.ndarray, targets: np.ndarray) -> tuple[float, 
     for name, values in by_layer(taken).items():
         gradient = gpt.get_parameter(name).grad
         assert gradient is not None
-        values[...] = gradient.numpy()
+        values[...] = gradient.cpu().numpy()
     return loss.item(), taken
 
 

@@ -14,11 +14,11 @@ import torch
 from lmsmith.models.attention import Attention, Layout
 from lmsmith.models.layers import FeedForward, Norm
 from lmsmith.models.rotary import Rotary
-from lmsmith.verify.models import T, small_model
+from lmsmith.verify.models import T, device, small_model
 from lmsmith.verify.registry import apart, equivalence
 
 
-@equivalence("attention", "attention with RoPE, groups and windows; loops", bound=1e-12)
+@equivalence("attention", "attention with RoPE, groups and windows; loops", bound=1e-12, cuda=1e-11)
 def attention() -> float:
     """Each query on its own, with every key that it may see."""
     worst = 0.0
@@ -27,59 +27,61 @@ def attention() -> float:
         layer = model.blocks[0].attention
         assert isinstance(layer, Attention)
         generator = torch.Generator().manual_seed(3)
-        x = torch.randn(2, T, 24, generator=generator, dtype=torch.float64)
+        x = torch.randn(2, T, 24, generator=generator, dtype=torch.float64).to(device())
         layout = Layout.of(model.config, T, x.device, None)
         with torch.no_grad():
             found = layer(x, Rotary.make(model.config), None, 0, layout)
         for row in range(2):
-            expected = _attention_by_loops(layer, x[row].numpy(), model.config.rope_base)
+            expected = _attention_by_loops(layer, _numbers(x[row]), model.config.rope_base)
             worst = max(worst, apart(found[row], expected))
     return worst
 
 
-@equivalence("norms", "LayerNorm and RMSNorm; their definitions", bound=1e-12)
+@equivalence("norms", "LayerNorm and RMSNorm; their definitions", bound=1e-12, cuda=1e-11)
 def norms() -> float:
     x = torch.randn(7, 24, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     layer, root = (
         Norm(small_model(name).config, 24, gain=True).double() for name in ("gpt2", "llama")
     )
-    assert layer.weight is not None
-    assert layer.bias is not None
-    assert root.weight is not None
-    for p in (layer.weight, layer.bias, root.weight):
+    for p in (*layer.parameters(), *root.parameters()):
         p.data.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(len(p)))
-    y = x.numpy()
+    y, x, layer, root = x.numpy(), x.to(device()), layer.to(device()), root.to(device())
     centred = y - y.mean(1, keepdims=True)
     expected = centred / np.sqrt((centred**2).mean(1, keepdims=True) + layer.eps)
-    worst = apart(layer(x), expected * layer.weight.detach().numpy() + layer.bias.detach().numpy())
+    worst = apart(layer(x), expected * _numbers(layer.weight) + _numbers(layer.bias))
     expected = y / np.sqrt((y**2).mean(1, keepdims=True) + root.eps)
-    return max(worst, apart(root(x), expected * root.weight.detach().numpy()))
+    return max(worst, apart(root(x), expected * _numbers(root.weight)))
 
 
-@equivalence("feed-forward", "SwiGLU and GELU; their definitions", bound=1e-12)
+@equivalence("feed-forward", "SwiGLU and GELU; their definitions", bound=1e-12, cuda=1e-11)
 def feed_forward() -> float:
     x = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     worst = 0.0
     for name in ("llama", "gpt2"):
         layer = small_model(name).blocks[0].feed_forward
         assert isinstance(layer, FeedForward)
-        up, down = layer.up.weight.detach().numpy(), layer.down.weight.detach().numpy()
+        up, down = _numbers(layer.up.weight), _numbers(layer.down.weight)
         h = x.numpy() @ up.T
         if name == "llama":
             gate, h = np.split(h, 2, axis=-1)
             expected = (gate / (1 + np.exp(-gate)) * h) @ down.T
         else:
-            h = h + layer.up.bias.detach().numpy()
+            h = h + _numbers(layer.up.bias)
             h = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
-            expected = h @ down.T + layer.down.bias.detach().numpy()
-        worst = max(worst, apart(layer(x), expected))
+            expected = h @ down.T + _numbers(layer.down.bias)
+        worst = max(worst, apart(layer(x.to(device())), expected))
     return worst
+
+
+def _numbers(x: torch.Tensor | None) -> np.ndarray:
+    assert x is not None
+    return np.asarray(x.detach().cpu())
 
 
 def _attention_by_loops(layer: Attention, x: np.ndarray, base: float) -> np.ndarray:
     """Vaswani et al. 2017, equation 1, one query at a time, with RoPE (Su et al. 2021)."""
     H, G, K = layer.n_head, layer.n_kv, layer.d_head
-    weight, out = (w.detach().numpy() for w in (layer.qkv.weight, layer.out.weight))
+    weight, out = (_numbers(w) for w in (layer.qkv.weight, layer.out.weight))
     qkv = (x @ weight.T).reshape(len(x), H + 2 * G, K)
     result = np.zeros((len(x), H, K))
     for t in range(len(x)):

@@ -11,7 +11,7 @@ from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.evaluate.texts import score_documents
 from lmsmith.models.gpt import GPT
 from lmsmith.tokens.tokenizer import ByteTokenizer, CharTokenizer
-from lmsmith.verify.models import T, log_softmax, random_ids, small_model
+from lmsmith.verify.models import T, device, log_softmax, random_ids, small_model
 from lmsmith.verify.registry import equivalence, relative
 
 
@@ -22,7 +22,7 @@ def _nats(model: GPT, ids: list[int], stride: int) -> float:
     for start in range(0, len(ids) - 1, stride):
         window = ids[start : start + T]
         targets = ids[start + 1 : start + T + 1]
-        p = log_softmax(model(torch.tensor([window[: len(targets)]]))[0])
+        p = log_softmax(model(torch.tensor([window[: len(targets)]], device=device()))[0])
         for i, target in enumerate(targets):
             if start + i >= done:
                 total -= p[i, target]
@@ -30,7 +30,9 @@ def _nats(model: GPT, ids: list[int], stride: int) -> float:
     return total
 
 
-@equivalence("likelihood", "nats of windows with two strides; one token at a time", bound=1e-11)
+@equivalence(
+    "likelihood", "nats of windows with two strides; one token at a time", bound=1e-11, cuda=1e-10
+)
 def likelihood() -> float:
     worst = 0.0
     ids = random_ids(3 * T + 5, seed=8)
@@ -38,14 +40,16 @@ def likelihood() -> float:
         model = small_model(variant, dropout=0.3)
         model.train()  # scoring must turn dropout off by itself
         for stride in (T, T // 3):
-            array = ids.numpy().astype(np.uint16)
+            array = ids.cpu().numpy().astype(np.uint16)
             found = score_ids(model, array, n_bytes=1, stride=stride, starts_with_end_of_text=True)
             expected = _nats(small_model(variant), ids.tolist(), stride)
             worst = max(worst, relative(found.nats, expected), abs(found.n_tokens - len(ids) + 1))
     return worst
 
 
-@equivalence("bits per byte", "of a text beyond ASCII; nats / ln 2 / bytes in UTF-8", bound=1e-11)
+@equivalence(
+    "bits per byte", "of a text beyond ASCII; nats / ln 2 / bytes in UTF-8", bound=1e-11, cuda=1e-10
+)
 def bits_per_byte() -> float:
     text = "Ein Maß für Größe: 雪が降る. " * 3
     worst = 0.0

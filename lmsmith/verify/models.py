@@ -1,10 +1,14 @@
 """Small models and texts for the checks: random weights, odd sizes, float64.
 
 No weight is zero or one, so that a weight that is ignored shows. Widths are no powers of two.
+Models and ids are created on the CPU and moved to `device()`, so they are the same everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -44,6 +48,23 @@ MODERN: dict[str, Any] = {
 WINDOWED: dict[str, Any] = {"window": 7, "window_pattern": "SL", "n_kv_head": 1}
 VARIANTS = {"gpt2": GPT2, "llama": LLAMA, "modern": MODERN, "windows": WINDOWED}
 
+_device: ContextVar[str] = ContextVar("device", default="cpu")
+
+
+def device() -> torch.device:
+    """Where the checks compute."""
+    return torch.device(_device.get())
+
+
+@contextmanager
+def on(place: str) -> Iterator[None]:
+    """Computes on this device inside the block: "cpu" or "cuda"."""
+    before = _device.set(place)
+    try:
+        yield
+    finally:
+        _device.reset(before)
+
 
 def small_model(variant: str, dtype: torch.dtype = torch.float64, **settings: Any) -> GPT:
     """A model of one of VARIANTS with random weights, in evaluation mode."""
@@ -53,16 +74,17 @@ def small_model(variant: str, dtype: torch.dtype = torch.float64, **settings: An
     generator = torch.Generator().manual_seed(1)
     for weight in model.parameters():
         weight.data.normal_(0.05, 0.2, generator=generator)
-    return model.eval()
+    return model.to(device()).eval()
 
 
 def random_ids(*shape: int, seed: int = 2, vocab_size: int = V) -> Tensor:
     """Ids (shape) below `vocab_size`, int64."""
-    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+    return ids.to(device())
 
 
 def log_softmax(logits: Any) -> np.ndarray:
     """Log-probabilities of logits (..., V), in float64, from the definition."""
-    x = np.asarray(logits.detach() if isinstance(logits, Tensor) else logits, np.float64)
+    x = np.asarray(logits.detach().cpu() if isinstance(logits, Tensor) else logits, np.float64)
     x = x - x.max(-1, keepdims=True)
     return np.asarray(x - np.log(np.exp(x).sum(-1, keepdims=True)))

@@ -8,6 +8,9 @@
 largest difference it found; NaN counts as above every bound. It raises `Skipped` if this machine
 cannot measure it, for example because a package is not installed. Any other exception counts as a
 failure and becomes part of the outcome, because a bug may well end in one.
+
+`cuda` is the bound on a CUDA device. Equivalences without one compare programs of the CPU, and are
+measured there on every machine.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from lmsmith.verify.models import on
 
 Measure = Callable[[], float]
 
@@ -38,6 +43,7 @@ class Equivalence:
     bound: float
     measure: Measure
     full: bool = False
+    cuda: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,20 +82,23 @@ EQUIVALENCES: dict[str, Equivalence] = {}
 
 
 def equivalence(
-    name: str, what: str, *, bound: float, full: bool = False
+    name: str, what: str, *, bound: float, cuda: float | None = None, full: bool = False
 ) -> Callable[[Measure], Measure]:
     """Registers a function that returns the largest difference between the two sides."""
 
     def register(measure: Measure) -> Measure:
         assert name not in EQUIVALENCES, name
-        EQUIVALENCES[name] = Equivalence(name, what, bound, measure, full)
+        EQUIVALENCES[name] = Equivalence(name, what, bound, measure, full, cuda)
         return measure
 
     return register
 
 
-def run(names: Iterable[str] | None = None, *, full: bool = False) -> Iterator[Outcome]:
+def run(
+    names: Iterable[str] | None = None, *, full: bool = False, device: str = "cpu"
+) -> Iterator[Outcome]:
     """Measures the named equivalences; without names all, with `full` those that take longer too.
+    `device`: "cpu" or "cuda".
 
     Random numbers, the number of threads and other global settings are as before afterwards.
     """
@@ -97,14 +106,19 @@ def run(names: Iterable[str] | None = None, *, full: bool = False) -> Iterator[O
         one = EQUIVALENCES[name]
         if names is None and one.full and not full:
             continue
-        yield _measured(one)
+        yield _measured(one, device)
 
 
-def _measured(one: Equivalence) -> Outcome:
+def _measured(one: Equivalence, device: str) -> Outcome:
+    bound = one.bound
+    if device == "cuda" and one.cuda is not None:
+        bound = one.cuda
+    else:
+        device = "cpu"
     began, threads = time.monotonic(), torch.get_num_threads()
     difference, skipped, problem = math.nan, False, ""
     try:
-        with torch.random.fork_rng([]):
+        with torch.random.fork_rng([]), on(device):
             difference = float(one.measure())
     except Skipped as reason:
         skipped, problem = True, str(reason)
@@ -113,7 +127,7 @@ def _measured(one: Equivalence) -> Outcome:
     finally:
         torch.set_num_threads(threads)
     seconds = time.monotonic() - began
-    return Outcome(one.name, one.what, one.bound, difference, seconds, skipped, problem)
+    return Outcome(one.name, one.what, bound, difference, seconds, skipped, problem)
 
 
 # ---- differences ---------------------------------------------------------------------------------
@@ -141,7 +155,8 @@ def relative(found: Any, expected: Any) -> float:
 def unequal(found: Any, expected: Any) -> float:
     """0 if the two are equal, else infinity: for ids, texts and bits."""
     if isinstance(found, Tensor | np.ndarray):
-        one, other = np.asarray(found), np.asarray(expected)
+        one, other = (v.cpu() if isinstance(v, Tensor) else v for v in (found, expected))
+        one, other = np.asarray(one), np.asarray(other)
         same = one.shape == other.shape and bool(np.array_equal(one, other))
     else:
         same = bool(found == expected)
@@ -150,5 +165,5 @@ def unequal(found: Any, expected: Any) -> float:
 
 def _array(values: Any) -> np.ndarray:
     if isinstance(values, Tensor):
-        values = values.detach().double().numpy()
+        values = values.detach().double().cpu().numpy()
     return np.asarray(values, dtype=np.float64)

@@ -23,6 +23,7 @@ from lmsmith.evaluate.likelihood import score_ids
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train.hooks import Context, Hook
 from lmsmith.train.loop import Training
+from lmsmith.train.stop import Stopped
 from lmsmith.verify.models import T
 from lmsmith.verify.registry import apart, equivalence, unequal
 
@@ -91,16 +92,25 @@ def _training(run: Path, *hooks: Hook, dropout: float = 0.1) -> Training:
     )
 
 
+def _go(training: Training) -> None:
+    """Trains to the end. A training run that gets a signal saves and returns; there is nothing to
+    save here, so Ctrl-C ends the whole check.
+    """
+    training.go()
+    if training.context.signals.signal is not None:
+        raise Stopped(training.context.signals.signal)
+
+
 @equivalence("resume", "stopped and resumed; uninterrupted: weights, optimizer, losses", bound=0.0)
 def resume() -> float:
     """With dropout, a decaying rate, and the best weights from before the stop."""
     with _place() as place:
-        _training(place / "one").go()
-        _training(place / "two", _Stop()).go()
+        _go(_training(place / "one"))
+        _go(_training(place / "two", _Stop()))
         again = _training(place / "two")
         if not again.restore(without_hooks=["stop"]):
             return float("inf")
-        again.go()
+        _go(again)
         one, two = (load_checkpoint(place / name) for name in ("one", "two"))
         worst = max(_tensors_apart(one.tensors[group], two.tensors[group]) for group in one.tensors)
         ours, theirs = (load_model(place / name / "model")[0] for name in ("one", "two"))
@@ -113,7 +123,7 @@ def best_weights() -> float:
     with _place() as place:
         keep = _Keep(EVERY)
         training = _training(place / "run", keep)
-        training.go()
+        _go(training)
         losses = {
             line["step"]: line["val_loss"]
             for line in _metrics(place / "run")
@@ -133,7 +143,7 @@ def validation_loss() -> float:
     """Dropout is off while a run evaluates, and on again afterwards."""
     with _place() as place:
         training = _training(place / "run", dropout=0.5)
-        training.go()
+        _go(training)
         found = [line["val_loss"] for line in _metrics(place / "run") if line["kind"] == "eval"]
         model: Any = training.context.model
         if not model.training:

@@ -22,7 +22,7 @@ from lmsmith.optim.scaling import GradientScale
 from lmsmith.targets import IGNORED
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
-from lmsmith.verify.models import T, V, random_ids, small_model
+from lmsmith.verify.models import T, V, device, random_ids, small_model
 from lmsmith.verify.registry import equivalence, relative, unequal
 
 N_STEPS, WARM_UP, PEAK, DECAY, CLIP = 8, 3, 1e-2, 0.3, 0.5
@@ -69,7 +69,10 @@ def _trained(config: RunConfig, n: int, scale: float = 1.0) -> tuple[Tensor, lis
 
 
 @equivalence(
-    "training step", "loss, clipping, schedule, AdamW on padded rows; a plain loop", bound=1e-9
+    "training step",
+    "loss, clipping, schedule, AdamW on padded rows; a plain loop",
+    bound=1e-9,
+    cuda=1e-8,
 )
 def training_step() -> float:
     """With micro-batches of 6, 4 and 1 rows: averages over micro-batches would differ. And with a
@@ -99,8 +102,8 @@ def _plain_loop(n: int) -> tuple[Tensor, list[list[float]]]:
     )
     for step in range(n):
         batch = rows.rows(step)
-        logits = model(torch.from_numpy(batch.inputs))
-        targets = torch.from_numpy(batch.targets).flatten()
+        logits = model(torch.from_numpy(batch.inputs).to(device()))
+        targets = torch.from_numpy(batch.targets).to(device()).flatten()
         loss = F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()
@@ -119,7 +122,9 @@ def _plain_loop(n: int) -> tuple[Tensor, list[list[float]]]:
     return _weights(model), found
 
 
-@equivalence("chunked loss", "loss and gradients in chunks of logits; cross_entropy", bound=1e-11)
+@equivalence(
+    "chunked loss", "loss and gradients in chunks of logits; cross_entropy", bound=1e-11, cuda=1e-10
+)
 def chunked_loss() -> float:
     generator = torch.Generator().manual_seed(4)
     hidden, weight = (torch.randn(n, 24, generator=generator, dtype=torch.float64) for n in (50, V))
@@ -129,7 +134,7 @@ def chunked_loss() -> float:
     for softcap in (0.0, 5.0):
         results = []
         for plain in (True, False):
-            x, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+            x, w = (v.clone().to(device()).requires_grad_() for v in (hidden, weight))
             if plain:
                 logits = x @ w.T
                 logits = softcap * torch.tanh(logits / softcap) if softcap else logits
@@ -154,7 +159,7 @@ def determinism() -> float:
         config = _config(**{"model.dropout": 0.2, "train.dtype": "float32"})
         model = small_model("gpt2", torch.float32, dropout=0.2).train()
         replica = Replica(model, config)
-        ids = random_ids(500).numpy().astype(np.uint16)
+        ids = random_ids(500).cpu().numpy().astype(np.uint16)
         batches = Batches(ids, context_length=T, batch_size=6, seed=3)
         for step in range(3):
             train_step(replica, batches, step, N_STEPS)

@@ -87,6 +87,12 @@ def test_coverage_and_false_verdicts_of_the_bootstrap(n: int) -> None:
     assert false <= 50 + 2.5 * math.sqrt(1000 * 0.05 * 0.95)
 
 
+def test_equal_scores_differ_by_nothing() -> None:
+    a = np.random.default_rng(0).random(30)
+    found = paired_bootstrap(a, a.copy(), np.ones(30))
+    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
 def test_a_real_difference_is_shown() -> None:
     test = paired_bootstrap(*scores(200, np.random.default_rng(0), 0.05))
     assert test.low > 0.03

@@ -106,6 +106,14 @@ def test_the_exponential(x: float) -> None:
     assert abs(filters._exp(x) - exact) <= 4e-16 * exact
 
 
+def test_a_draw_at_the_boundary_of_two_ids() -> None:
+    """The sum must exceed u: u = 0 does not give an id without probability."""
+    scratch = filters.Scratch(4)
+    scratch.z[:] = [-math.inf, 0, 0, -math.inf]
+    for u, id in [(0.0, 1), (0.25, 1), (0.5, 2), (1 - 2**-53, 2)]:
+        assert filters.choose(scratch.z, scratch.work, 1.0, 0, 1.0, 0.0, u, np.empty(0)) == id
+
+
 def test_rows_that_have_no_choice() -> None:
     scratch, none = filters.Scratch(3), np.empty(0)
     for row, status in (

@@ -212,3 +212,11 @@ def test_many_devices_give_the_losses_of_one(tmp_path: Path, how: str, n: int) -
         found.append([line["loss"] for line in lines if line["kind"] == "train"])
     assert len(found[0]) == 10
     assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_verify() -> None:
+    """Every equivalence of `lmsmith verify` holds with the bounds for CUDA."""
+    from lmsmith.verify import EQUIVALENCES, run
+
+    on_cuda = [one.name for one in EQUIVALENCES.values() if one.cuda is not None]
+    assert [outcome for outcome in run(on_cuda, device="cuda") if not outcome.agrees] == []

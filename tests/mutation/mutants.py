@@ -4,8 +4,9 @@
     >  <->  >=      *  <->  /      not x  ->  x      n  ->  n + 1          x.clear()  ->  pass
     ==  <->  !=     // ->  *       x  ->  2 * x (floats)                   a += b  ->  pass
 
-Not mutated: docstrings, messages (raise, assert, logging, f-strings), annotations, imports and
-decorators, because tests of the numbers need not notice a change there.
+Not mutated: docstrings, messages (raise, assert, logging, f-strings), annotations, imports,
+decorators and `zip(strict=)`, because tests of the numbers need not notice a change there; operators
+beside a string, because any test would notice.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ COMPARISONS = {
     ast.NotEq: "==",
 }
 OPERATIONS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*"}
+CHECKS_AND_HINTS = {"strict", "non_blocking", "pin_memory", "daemon"}  # keywords of calls
 SKIPPED_CALLS = {"warning", "info", "say", "event", "cast", "print", "debug", "shape_of"}
 
 
@@ -68,6 +70,8 @@ def _is_skipped(node: ast.AST) -> bool:
         return True  # a docstring
     if isinstance(node, ast.Call) and _called(node) in SKIPPED_CALLS:
         return True
+    if isinstance(node, ast.keyword) and node.arg in CHECKS_AND_HINTS:
+        return True
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
         return True
     return isinstance(
@@ -104,6 +108,12 @@ def _changes(node: ast.AST, source: str) -> Iterator[Mutant]:
         yield from _whole(node, "pass", source)
 
 
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
 def _constant(node: ast.Constant, source: str) -> Iterator[Mutant]:
     value = node.value
     if isinstance(value, bool):
@@ -124,6 +134,8 @@ def _whole(node: ast.AST, new: str | None, source: str) -> Iterator[Mutant]:
 def _operator(left: ast.expr, right: ast.expr, new: str | None, source: str) -> Iterator[Mutant]:
     """Replaces the operator between two operands on one line."""
     if new is None or left.end_lineno != right.lineno or left.end_col_offset is None:
+        return
+    if new in OPERATIONS.values() and (_is_text(left) or _is_text(right)):
         return
     line = source.encode().split(b"\n")[right.lineno - 1]
     between = line[left.end_col_offset : right.col_offset].decode()

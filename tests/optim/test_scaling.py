@@ -41,6 +41,19 @@ def test_the_scale_follows_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ours.value == theirs.get_scale()
 
 
+def test_the_defaults_are_pytorchs_and_the_scale_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    theirs, ours = torch.amp.GradScaler("cpu"), GradientScale(True)
+    assert (ours.value, scaling.PATIENCE) == (theirs.get_scale(), theirs.get_growth_interval())
+    monkeypatch.setattr(scaling, "PATIENCE", 1)
+    values = []
+    for _ in range(12):
+        ours.found(True)
+        values.append(ours.value)
+    assert values == [2.0 ** min(n, 24) for n in range(17, 29)]
+
+
 def test_without_scaling_it_stays_one() -> None:
     scale = GradientScale(False)
     for finite in (True, False) * 3:

@@ -37,11 +37,11 @@ class StopAt(Hook):
         context.request_stop("a test")
 
 
-@pytest.mark.parametrize("stop", [13, 15, 17])
+@pytest.mark.parametrize("stop", [10, 13, 15, 17])
 def test_best_weights_from_before_the_checkpoint(
     training: Make, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    """The best step is 10 and the run stops later, between two evaluations or at one."""
+    """The best step is 10 and the run stops there or later, between two evaluations or at one."""
     losses = {5: 3.0, 10: 2.0, 15: 2.5, 20: 2.2}
     monkeypatch.setattr(
         Evaluate, "score", lambda self, context: Score(losses[context.step] * 100, 100, 100)

@@ -5,12 +5,14 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from lmsmith import __version__, verified
 from lmsmith.cli import parse
 from lmsmith.cli.console import Printer
 from lmsmith.errors import UsageError
 from lmsmith.verify import EQUIVALENCES, Skipped, equivalence, run
+from lmsmith.verify.models import on, random_ids, small_model
 from lmsmith.verify.registry import Equivalence, apart, relative, unequal
 
 SLOW = ("two ranks", "training step", "packed documents")  # start processes, or take seconds
@@ -93,6 +95,27 @@ def test_reports_find_the_latest_result_of_this_version(capsys: pytest.CaptureFi
 def test_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match=r"no equivalence 'resum'\. Did you mean 'resume'"):
         verify(capsys, "resum")
+
+
+def test_bounds_on_cuda() -> None:
+    """Sums there are in another order, so no bound is below the CPU's."""
+    bounds = {
+        one.name: (one.bound, one.cuda) for one in EQUIVALENCES.values() if one.cuda is not None
+    }
+    assert len(bounds) >= 10
+    assert all(cpu <= cuda <= 1e-7 for cpu, cuda in bounds.values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_cuda_device(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="no CUDA device"):
+        verify(capsys, "--device", "cuda", "norms")
+
+
+def test_the_device_of_models_and_ids() -> None:
+    with on("meta"):
+        assert small_model("gpt2").device.type == random_ids(3).device.type == "meta"
+    assert small_model("gpt2").device.type == "cpu"
 
 
 def test_differences() -> None:

@@ -42,6 +42,21 @@ def test_best_fit_packs_every_item_once_and_as_a_search_would(lengths: list[int]
     assert sorted(30 - sum(lengths[i] for i in members) for members in bins) == sorted(rooms)
 
 
+def test_batches_are_as_wide_as_their_widest_row() -> None:
+    """Rounded up to a multiple of 8, but never wider than the context."""
+    data = some(longest=22)
+    batches = PackedConversations(data, context_length=21, batch_size=1, seed=1)
+    used, computed = 0, 0
+    widths = set()
+    for step in range(batches.n_rows):
+        n = sum(int(batches.lengths[member]) for member in batches.members(step))
+        widths.add(width := batches.rows(step).inputs.shape[1])
+        assert width == min(21, -(-n // 8) * 8)
+        used, computed = used + n, computed + width
+    assert max(widths) == 21
+    assert batches.padding == pytest.approx(1 - used / computed)
+
+
 def test_every_conversation_is_seen_once_per_epoch_with_its_targets() -> None:
     data = some()
     batches = PackedConversations(data, context_length=24, batch_size=3, seed=1)

@@ -1,0 +1,41 @@
+"""Mutants that make no difference to any result, with the reason.
+
+Keys are (file, the line's text, what is replaced, by what), so that they survive changes elsewhere.
+"""
+
+_MEMORY = "only how much memory is used at once, and speed"
+
+EQUIVALENTS: dict[tuple[str, str, str, str], str] = {
+    ("lmsmith/loss.py", "GPU_CHUNK_ELEMENTS = 1 << 27", "27", "28"): _MEMORY,
+    ("lmsmith/optim/muon.py", "AT_ONCE = 1 << 27", "27", "28"): _MEMORY,
+    (
+        "lmsmith/models/attention.py",
+        'if q.device.type == "cpu" and not torch.compiler.is_compiling():',
+        "and",
+        "or",
+    ): "differs only on other devices and in compiled code; both kernels compute the same",
+    (
+        "lmsmith/generate/sampling.py",
+        "self._touched[2, place] = 1",
+        "1",
+        "2",
+    ): "only compared with 0",
+    (
+        "lmsmith/train/step.py",
+        "with explain_lost_process() if replica.ranks.world > 1 else nullcontext():",
+        ">",
+        ">=",
+    ): "one process has no others to lose",
+    (
+        "lmsmith/train/step.py",
+        "if largest and norm > largest:",
+        ">",
+        ">=",
+    ): "a norm at the limit is multiplied by 1",
+    (
+        "lmsmith/checkpoint.py",
+        "if (older <= step and older not in kept_steps) or superseded:",
+        "<=",
+        "<",
+    ): "the step just saved is one of those that are kept",
+}
