@@ -1,53 +1,88 @@
 """Peak memory of commands and of their phases.
 
-    python benchmarks/memory.py demo [--minutes 0.7]    the demo, phase by phase
-    python benchmarks/memory.py train [--preset gpt2]   training steps beside the plan's prediction
-    python benchmarks/memory.py load [--preset gpt2]    a model for use beside the size of its file
+    python benchmarks/memory.py demo [--steps 24]       the demo, phase by phase
+    python benchmarks/memory.py train [--dtype float32] steps of 124M beside the plan's prediction
+    python benchmarks/memory.py load                    a model for use beside the size of its file
 
 Linux only. Each measurement is a process of its own. Its resident memory (RSS) is read every five
-milliseconds, with the part that belongs to mapped files: libraries, and weights that are read from
-a file. The kernel can drop these pages at any time. The rest is called anonymous: the heap. Child
-processes are watched, too, and the largest process is named.
+milliseconds, and without the pages of mapped files: libraries, which the kernel can drop at any
+time. The rest is called anonymous: the heap. Child processes are watched, too.
+
+`train` and `load` compare with the same process before the model is built or read: the
+interpreter, torch and lmsmith.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
-import importlib
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MB = 1e6
-STEPS = "LMSMITH_BENCHMARK_STEPS"
-SECONDS, FLOPS = 80.0, 3.5e11  # time and speed for which a run with --steps chooses its sizes
+import phases
 
-PHASES = {
-    # name: function, as "module:function" or "module:Class.method", where it is looked up
-    "stories": "lmsmith.demo:write_stories",
-    "measure products": "lmsmith.train.start:survey",
-    "tokenize": "lmsmith.train.start:prepare_run",
-    "choose sizes": "lmsmith.train.start:resolve",
-    "build model": "lmsmith.train.start:new_training",
-    "start hooks": "lmsmith.train.hooks.order:Hooks.start",
-    "step": "lmsmith.train.loop:Training._step",
-    "evaluate": "lmsmith.train.hooks.evaluate:Evaluate.score",
-    "save": "lmsmith.train.hooks.checkpoint:Checkpoints.save",
-    "sample": "lmsmith.train.hooks.sample:Sample._sample",
-    "compressors": "lmsmith.train.finish:compressed_bits_per_byte",
-    "entropy of the stories": "lmsmith.demo:source_bits_per_byte",
-    "report": "lmsmith.report.runs:write_report",
-}
+MB = 1e6
+
+PEAK = """
+def peak(reset=False):
+    if reset:
+        open("/proc/self/clear_refs", "w").write("5")  # sets the peak to the present size
+    return 1024 * int(next(line for line in open("/proc/self/status") if "VmHWM" in line).split()[1])
+"""
+TRAIN = (
+    PEAK
+    + """
+import sys
+import torch
+from lmsmith.config.presets import preset
+from lmsmith.machine.heap import keep_freed_memory
+from lmsmith.plan.memory import memory
+from lmsmith.train.ladder import time_steps
+(dtype,) = sys.argv[1:]
+config = preset("gpt2").changed({
+    "model.vocab_size": 50257, "model.n_layer": 12,
+    "model.n_head": 12, "model.d_model": 768, "model.context_length": 1024,
+    "train.batch_size": 2, "train.micro_batch_size": 1, "train.dtype": dtype,
+    "train.matmul": "default", "train.compile": "no"}, where="the benchmark")
+keep_freed_memory()
+before = peak(reset=True)
+time_steps(config, torch.device("cpu"), n=1)
+print(config.neural.n_parameters(), memory(config).n_bytes, before, peak())
+"""
+)
+SAVE = """
+import sys
+from pathlib import Path
+import torch
+from lmsmith.checkpoint import save_model
+from lmsmith.config.presets import preset
+config = preset("gpt2").changed({
+    "model.vocab_size": 50257, "model.n_layer": 12, "model.n_head": 12, "model.d_model": 768,
+    "model.context_length": 1024}, where="the benchmark").model
+model = config.build()
+model.initialise(torch.Generator().manual_seed(1))
+save_model(Path(sys.argv[1]), dict(model.named_parameters()), {"model": vars(config)})
+"""
+LOAD = (
+    PEAK
+    + """
+import sys
+from pathlib import Path
+import lmsmith.generate.text_model
+from lmsmith.generate.weights import load_packed
+before = peak(reset=True)
+model, _ = load_packed(Path(sys.argv[1]), sys.argv[2])
+print(before, peak(), sum(p.numel() * p.element_size() for p in model.parameters()))
+"""
+)
 
 
 @dataclass
@@ -101,67 +136,17 @@ def _add(found: dict[int, Watched], pid: int) -> None:
     _, resident, of_files, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
     if pid not in found:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        found[pid] = Watched(" ".join(words)[:60])
+        found[pid] = Watched(" ".join(words)[-60:])
     found[pid].times.append(time.monotonic())
     found[pid].resident.append(page * resident)
     found[pid].anonymous.append(page * (resident - of_files))
 
 
-def traced(log: str, arguments: list[str]) -> None:
-    """Runs `lmsmith ARGUMENTS` and writes when each phase begins and ends to the file `log`."""
-    from lmsmith.__main__ import spin_briefly
-
-    spin_briefly()
-    began = time.monotonic()
-    with Path(log).open("w", buffering=1) as file:
-        for name, where in PHASES.items():
-            module, _, path = where.partition(":")
-            *parents, attribute = path.split(".")
-            owner = functools.reduce(getattr, parents, importlib.import_module(module))
-            setattr(owner, attribute, _noted(getattr(owner, attribute), name, file))
-        file.write(json.dumps(["import", began, time.monotonic()]) + "\n")
-        if STEPS in os.environ:
-            _limit_steps(int(os.environ[STEPS]))
-        from lmsmith.cli import run
-
-        status = run(arguments, started=began)
-    sys.exit(status)
-
-
-def _limit_steps(n: int) -> None:
-    """Makes runs choose their sizes as in 80 s on a fast machine, and end after n steps."""
-    from lmsmith.train import start
-
-    resolve = start.resolve
-
-    def resolved(config: Any, given: Any, corpus: Any, machine: Any, *_: Any) -> Any:
-        found = resolve(config, given, corpus, replace(machine, flops=FLOPS), SECONDS)
-        changes = {"train.steps": n, "train.eval_every": max(1, n // 3), "train.minutes": 0}
-        return found.changed(changes, where="the benchmark")
-
-    start.resolve = resolved  # type: ignore[assignment]
-
-
-def _noted(function: Callable[..., Any], name: str, file: Any) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def call(*arguments: Any, **options: Any) -> Any:
-        began = time.monotonic()
-        try:
-            return function(*arguments, **options)
-        finally:
-            file.write(json.dumps([name, began, time.monotonic()]) + "\n")
-
-    return call
-
-
 def by_phase(process: Watched, log: Path) -> None:
     """Prints the peak of each phase, in the order in which they first begin."""
-    phases: dict[str, list[tuple[float, float]]] = {}
-    for line in sorted(map(json.loads, log.read_text().splitlines()), key=lambda one: one[1]):
-        phases.setdefault(line[0], []).append((line[1], line[2]))
     print(f"{'phase':24} {'calls':>6} {'s':>7} {'before':>8} {'peak':>8} {'after':>8}  MB")
     samples = list(zip(process.times, process.resident, strict=True))
-    for name, times in phases.items():
+    for name, times in phases.read(log).items():
         inside = [size for at, size in samples if any(a <= at <= b for a, b in times)]
         before = [size for at, size in samples if at < times[0][0]]
         seconds = sum(b - a for a, b in times)
@@ -171,13 +156,13 @@ def by_phase(process: Watched, log: Path) -> None:
         print(f"{name:24} {len(times):6} {seconds:7.2f}{sizes}")
 
 
-def demo(minutes: float, steps: int) -> None:
-    """The peak of `lmsmith demo`. `steps`: its length; 0: what `minutes` allow."""
+def demo(steps: int) -> None:
+    """The peak of `lmsmith demo`. `steps`: its length; 0: its usual 1.8 minutes."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "phases"
-        arguments = ["demo", "--out", f"{folder}/demo", "--minutes", str(minutes)]
-        command = [sys.executable, __file__, "traced", str(log), *arguments]
-        limit = {STEPS: str(steps)} if steps else {}
+        minutes = "30" if steps else "1.8"
+        command = phases.command(log, "demo", "--out", f"{folder}/demo", "--minutes", minutes)
+        limit = {phases.STEPS: str(steps)} if steps else {}
         processes = watch(command, stdout=subprocess.DEVNULL, env=os.environ | limit)
         by_phase(processes[0], log)
         for one in processes[:3]:
@@ -187,19 +172,54 @@ def demo(minutes: float, steps: int) -> None:
             )
 
 
+def train(dtype: str) -> None:
+    """Steps of GPT-2 124M at micro-batch 1, of two, beside the plan's prediction for tensors."""
+    n, predicted, before, peak = _numbers(TRAIN, dtype)
+    print(f"{n:,} parameters, {dtype}, 2 x 1024 tokens in micro-batches of 1")
+    print(f"predicted {predicted / MB:,.0f} MB of tensors; before {before / MB:,.0f} MB")
+    print(
+        f"peak {peak / MB:,.0f} MB: {(peak - before) / MB:,.0f} MB beyond the process before, "
+        f"{(peak - before) / predicted:.3f} times the prediction"
+    )
+
+
+def load() -> None:
+    """Loading GPT-2 124M for use, in each format of weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        subprocess.run([sys.executable, "-c", SAVE, str(model)], check=True)
+        file = (model / "model.safetensors").stat().st_size
+        print(f"file {file / MB:,.0f} MB")
+        for weights in ("fp32", "bf16", "int8"):
+            before, peak, size = _numbers(LOAD, str(model), weights)
+            print(
+                f"{weights}: the model takes {size / MB:,.0f} MB; before {before / MB:,.0f} MB, "
+                f"peak {peak / MB:,.0f} MB: {(peak - before) / size:.3f} times the model, "
+                f"{(peak - before) / file:.3f} times the file; "
+                f"{peak / (before + size):.3f} times process and model together"
+            )
+
+
+def _numbers(program: str, *arguments: str) -> list[int]:
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return [int(word) for word in done.stdout.split()]
+
+
 def main() -> None:
-    if sys.argv[1:2] == ["traced"]:
-        traced(sys.argv[2], sys.argv[3:])
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("demo", "train", "load"))
-    parser.add_argument("--minutes", type=float, default=1.8)
-    parser.add_argument("--steps", type=int, default=0)
-    parser.add_argument("--preset", default="gpt2")
+    parser.add_argument("--steps", type=int, default=0, help="of the demo; 0: its usual time")
+    parser.add_argument("--dtype", default="float32", help="of the products while training")
     options = parser.parse_args()
     if options.what == "demo":
-        demo(options.minutes, options.steps)
+        demo(options.steps)
+    elif options.what == "train":
+        train(options.dtype)
+    else:
+        load()
 
 
 if __name__ == "__main__":
