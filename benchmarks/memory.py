@@ -9,7 +9,7 @@ milliseconds, and without the pages of mapped files: libraries, which the kernel
 time. The rest is called anonymous: the heap. Child processes are watched, too.
 
 `train` and `load` compare with the same process before the model is built or read: the
-interpreter, torch and lmsmith.
+interpreter, torch and lmsmith; for `load` after a tiny model, so that the code is in memory.
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ from pathlib import Path
 import torch
 from lmsmith.checkpoint import save_model
 from lmsmith.config.presets import preset
-config = preset("gpt2").changed({
-    "model.vocab_size": 50257, "model.n_layer": 12, "model.n_head": 12, "model.d_model": 768,
-    "model.context_length": 1024}, where="the benchmark").model
-model = config.build()
-model.initialise(torch.Generator().manual_seed(1))
-save_model(Path(sys.argv[1]), dict(model.named_parameters()), {"model": vars(config)})
+for name, n_layer, n_head, d_model in ("large", 12, 12, 768), ("small", 1, 1, 16):
+    config = preset("gpt2").changed({
+        "model.vocab_size": 50257, "model.n_layer": n_layer, "model.n_head": n_head,
+        "model.d_model": d_model, "model.context_length": 1024}, where="the benchmark").model
+    model = config.build()
+    model.initialise(torch.Generator().manual_seed(1))
+    folder = Path(sys.argv[1]) / name
+    save_model(folder, dict(model.named_parameters()), {"model": vars(config)})
 """
 LOAD = (
     PEAK
@@ -78,8 +80,9 @@ import sys
 from pathlib import Path
 import lmsmith.generate.text_model
 from lmsmith.generate.weights import load_packed
+load_packed(Path(sys.argv[1]) / "small", sys.argv[2])  # loads the code that is used
 before = peak(reset=True)
-model, _ = load_packed(Path(sys.argv[1]), sys.argv[2])
+model, _ = load_packed(Path(sys.argv[1]) / "large", sys.argv[2])
 print(before, peak(), sum(p.numel() * p.element_size() for p in model.parameters()))
 """
 )
@@ -186,12 +189,11 @@ def train(dtype: str) -> None:
 def load() -> None:
     """Loading GPT-2 124M for use, in each format of weights."""
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "model"
-        subprocess.run([sys.executable, "-c", SAVE, str(model)], check=True)
-        file = (model / "model.safetensors").stat().st_size
+        subprocess.run([sys.executable, "-c", SAVE, folder], check=True)
+        file = (Path(folder) / "large" / "model.safetensors").stat().st_size
         print(f"file {file / MB:,.0f} MB")
         for weights in ("fp32", "bf16", "int8"):
-            before, peak, size = _numbers(LOAD, str(model), weights)
+            before, peak, size = _numbers(LOAD, folder, weights)
             print(
                 f"{weights}: the model takes {size / MB:,.0f} MB; before {before / MB:,.0f} MB, "
                 f"peak {peak / MB:,.0f} MB: {(peak - before) / size:.3f} times the model, "
