@@ -147,8 +147,8 @@ def _torch(threads: int):
     from torch.nn.functional import cross_entropy
 
     from lmsmith.config.presets import preset
+    from lmsmith.machine.heap import keep_freed_memory
     from lmsmith.models.gpt import GPT
-    from lmsmith.train.device import keep_freed_memory
 
     torch.set_num_threads(threads)
     keep_freed_memory()

@@ -41,23 +41,12 @@ from lmsmith.config import MODEL_KINDS
 from lmsmith.errors import CheckpointError, StorageError
 from lmsmith.hashes import sha256_of
 from lmsmith.strict_json import to_json
+from lmsmith.weights_file import TYPES, WeightsFile
 
 FORMAT_VERSION = 1
 logger = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"step-(\d{8,})(\.replaced)?")
-_TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,23 +230,39 @@ def load_model(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
     Raises CheckpointError if they cannot be read or if weights are not finite.
     """
+    file, config = open_model(folder)
+    try:
+        return dict(file), config
+    finally:
+        file.close()
+
+
+def open_model(folder: Path) -> tuple[WeightsFile, dict[str, Any]]:
+    """The same, with weights that are read when they are asked for. Checks all of them first.
+
+    Raises CheckpointError as `load_model` does.
+    """
     try:
         signed = _read_json(folder / "config.json")
         _check_version(signed, folder / "config.json")
         if not isinstance(config := signed.get("config"), dict):
             raise _DamagedError("config.json contains no config")
-        tensors = _read_weights(folder / "model.safetensors")
+        file = _open_weights(folder / "model.safetensors")
     except _DamagedError as damage:
         raise CheckpointError(
             f"The model in {folder} cannot be loaded: {damage}. Copy it again from its source, "
             "or resume its run: the next save rewrites it."
         ) from damage
-    check_finite(
-        tensors,
-        f"the model in {folder}",
-        "Use another copy, or train again with a lower --learning-rate.",
-    )
-    return tensors, config
+    try:
+        check_finite(
+            file,
+            f"the model in {folder}",
+            "Use another copy, or train again with a lower --learning-rate.",
+        )
+    except CheckpointError:
+        file.close()
+        raise
+    return file, config
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], what: str, advice: str) -> None:
@@ -265,7 +270,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], what: str, advice: str) ->
 
     One pass over the weights at memory speed, a tenth of the time that hashing takes.
     """
-    bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+    bad = [name for name in tensors if not all(map(_is_finite, _blocks(tensors, name)))]
     if bad:
         named = ", ".join(_not_finite(name, tensors[name]) for name in bad[:_NAMED])
         more = f", and {len(bad) - _NAMED} more tensors" if len(bad) > _NAMED else ""
@@ -276,6 +281,11 @@ def check_finite(tensors: Mapping[str, torch.Tensor], what: str, advice: str) ->
 
 
 _NAMED = 3  # number of tensors that an error lists
+
+
+def _blocks(tensors: Mapping[str, torch.Tensor], name: str) -> Iterable[torch.Tensor]:
+    """The parts of a tensor that are in memory at once."""
+    return tensors.rows(name) if isinstance(tensors, WeightsFile) else [tensors[name]]
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
@@ -344,25 +354,25 @@ def _read(folder: Path, step: int) -> Checkpoint:
     return Checkpoint(step, tensors, state, _about(manifest))
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Reads a safetensors file and checks the SHA-256 in its metadata; without one, checks only its
+def _open_weights(path: Path) -> WeightsFile:
+    """Opens a safetensors file and checks the SHA-256 in its metadata; without one, checks only its
     structure.
     """
-    data = _read_bytes(path)
-    try:
-        tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise _DamagedError(
-            f"{path.name} is not a complete safetensors file: {len(data):,} bytes, {error}"
-        ) from error
-    start = 8 + int.from_bytes(data[:8], "little")
-    expected = foreign_json.parse(data[8:start]).get("__metadata__", {}).get("sha256")
-    digest = hashlib.sha256(memoryview(data)[start:]).hexdigest()
+    with _damage_named(path):
+        try:
+            file = WeightsFile(path)
+        except safetensors.SafetensorError as error:
+            n_bytes = path.stat().st_size
+            raise _DamagedError(
+                f"{path.name} is not a complete safetensors file: {n_bytes:,} bytes, {error}"
+            ) from error
+        expected, digest = file.metadata.get("sha256"), file.sha256()
     if expected not in (None, digest):
+        file.close()
         raise _DamagedError(
             f"{path.name} has SHA-256 {digest[:12]}..., expected {expected[:12]}..."
         )
-    return tensors
+    return file
 
 
 def _prune(run: Path, step: int, keep: int, best_step: int | None) -> None:
@@ -430,7 +440,7 @@ def _header(
         start, end = end, end + tensors[name].numel() * tensors[name].element_size()
         shape = list(tensors[name].shape)
         header[name] = {
-            "dtype": _TYPES[tensors[name].dtype],
+            "dtype": TYPES[tensors[name].dtype],
             "shape": shape,
             "data_offsets": [start, end],
         }

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from lmsmith import atomic, foreign_json
-from lmsmith.checkpoint import available, load_model
+from lmsmith.checkpoint import available, load_model, open_model
 from lmsmith.config import (
     MODEL_KINDS,
     OPTIMIZERS,
@@ -42,6 +42,7 @@ from lmsmith.reference.llmc import MAGIC as LLMC_MAGIC
 from lmsmith.strict_json import to_json
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.weights_file import WeightsFile
 
 
 def new_run_path(out: Path | None, name: str) -> Path:
@@ -198,8 +199,7 @@ def load_for_use(place: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]
     """Returns the model, tokenizer and config of RUN or RUN/model. Raises UsageError,
     CheckpointError, TokenizerError.
     """
-    folder = model_folder(place)
-    model, _, content = load_weights(folder)
+    model, content = restored(model_folder(place))
     return model, tokenizer_of(place), content
 
 
@@ -216,11 +216,36 @@ def tokenizer_of(place: Path) -> Tokenizer:
 
 def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[str, Any]]:
     """Returns the model, its tensors in their stored precision, and its config, from a model
-    folder. Raises CheckpointError.
+    folder. Model and tensors may share memory. Raises CheckpointError.
     """
     tensors, content = load_model(folder)
+    return _restored(folder, tensors, content), tensors, content
+
+
+def restored(
+    folder: Path, restore: Callable[[ModelConfig, WeightsFile], LanguageModel] | None = None
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """Returns the model in a model folder, and its config. Reads one tensor at a time.
+
+    `restore` builds the model from its settings and the file of its weights; default:
+    `ModelConfig.restore`. Raises CheckpointError.
+    """
+    file, content = open_model(folder)
     try:
-        model = config_of(content, folder).restore(tensors)
+        return _restored(folder, file, content, restore), content
+    finally:
+        file.close()
+
+
+def _restored(
+    folder: Path,
+    tensors: Any,
+    content: Mapping[str, Any],
+    restore: Callable[[ModelConfig, Any], LanguageModel] | None = None,
+) -> LanguageModel:
+    try:
+        config = config_of(content, folder)
+        return config.restore(tensors) if restore is None else restore(config, tensors)
     # RuntimeError: names or shapes differ
     except (KeyError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
@@ -228,7 +253,6 @@ def load_weights(folder: Path) -> tuple[LanguageModel, dict[str, Tensor], dict[s
             f"match ({str(error).splitlines()[0]}). Copy both again from their source, or resume "
             "the run."
         ) from error
-    return model, tensors, content
 
 
 def model_folder(place: Path) -> Path:

@@ -68,7 +68,7 @@ class ModelConfig:
         raise NotImplementedError(f"{type(self).__name__} has no build()")
 
     def restore(self, tensors: Mapping[str, Tensor]) -> LanguageModel:
-        """Builds the model with these weights, in evaluation mode.
+        """Builds the model with these weights, in evaluation mode. It may share their memory.
 
         Raises KeyError, ValueError or RuntimeError if the tensors do not fit the model.
         """
@@ -116,9 +116,9 @@ class NeuralConfig(ModelConfig):
         return 1.0
 
     def restore(self, tensors: Mapping[str, Tensor]) -> LanguageModel:
-        model = self.build()
-        model.load_state_dict(dict(tensors))
-        return model.eval()
+        from lmsmith.config.building import with_weights
+
+        return with_weights(self.build, tensors).eval()
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the shape of every parameter by name, as the built model names it; tied weights

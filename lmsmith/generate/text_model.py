@@ -27,9 +27,9 @@ from lmsmith.generate.decode import (
 from lmsmith.generate.decoders import decoder_for
 from lmsmith.generate.engine import Engine, Request, Token
 from lmsmith.generate.sampling import Sampling
-from lmsmith.generate.weights import Weights, pack
+from lmsmith.generate.weights import Weights, load_packed
 from lmsmith.models.interface import LanguageModel
-from lmsmith.run_folder import empty_prompt, load_for_use
+from lmsmith.run_folder import empty_prompt, load_for_use, model_folder, tokenizer_of
 from lmsmith.tokens.control import SpecialTokens
 from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
 
@@ -64,8 +64,8 @@ class TextModel:
         `weights`: how its matrices are kept in memory (`weights.py`). `draft`: a run whose model
         proposes tokens. Raises UsageError, CheckpointError, TokenizerError, ConfigError.
         """
-        model, tokenizer, content = load_for_use(folder)
-        pack(model, weights)
+        model, content = load_packed(model_folder(folder), weights)
+        tokenizer = tokenizer_of(folder)
         writer = cls.of(model, tokenizer, content)
         if draft is not None:
             proposer, its_tokenizer, _ = load_for_use(draft)

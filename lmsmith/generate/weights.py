@@ -11,6 +11,8 @@ int8: each row divided by its largest absolute value over 127 and rounded, a qua
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,13 +22,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lmsmith.config import ModelConfig
+from lmsmith.config.building import WithoutDraws
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.models.gpt import GPT
+from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.interface import LanguageModel
+from lmsmith.run_folder import restored
+from lmsmith.weights_file import WeightsFile
 
 Array = npt.NDArray[Any]
+Rows = Iterable[Tensor]
+"""Blocks of rows of a matrix, in order."""
 Weights = Literal["fp32", "bf16", "int8"]
 FORMATS = get_args(Weights)
+_AT_ONCE = 1 << 20  # numbers that are packed at once
 
 
 class Packed(nn.Module):
@@ -35,17 +45,26 @@ class Packed(nn.Module):
     matrix: nn.Parameter  # (N, D); a parameter, so that it is counted and saved like one
     scale: Float[Tensor, " N"] | None
 
-    def __init__(self, weight: Float[Tensor, "N D"], weights: Weights) -> None:
+    def __init__(self, weight: Tensor, weights: Weights, rows: Rows | None = None) -> None:
+        """`weight`: (N, D), or only its shape and precision if `rows` gives its blocks of rows."""
         super().__init__()
-        weight = weight.detach()
-        if weights == "bf16":
-            self.matrix = nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
-            self.register_buffer("scale", None)
-            return
-        scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(weight.dtype).tiny) / 127
-        self.matrix = nn.Parameter(
-            (weight / scale[:, None]).round().to(torch.int8), requires_grad=False
-        )
+        packed = torch.bfloat16 if weights == "bf16" else torch.int8
+        matrix = torch.empty(weight.shape, dtype=packed, device=weight.device)
+        scale = None if weights == "bf16" else torch.empty_like(weight[:, 0])
+        start = 0
+        for block in rows or weight.detach().split(max(1, _AT_ONCE // weight.size(1))):
+            block, end = block.to(weight.dtype), start + len(block)
+            if scale is None:
+                matrix[start:end] = block
+            else:
+                scale[start:end] = (
+                    block.abs().amax(dim=1).clamp(min=torch.finfo(block.dtype).tiny) / 127
+                )
+                matrix[start:end] = (block / scale[start:end, None]).round()
+            start = end
+        if start != len(matrix):
+            raise ValueError(f"a matrix has {start} rows, expected {len(matrix)}")
+        self.matrix = nn.Parameter(matrix, requires_grad=False)
         self.register_buffer("scale", scale)
 
     @property
@@ -59,8 +78,8 @@ class Packed(nn.Module):
 
 
 class PackedLinear(Packed):
-    def __init__(self, linear: nn.Linear, weights: Weights) -> None:
-        super().__init__(linear.weight, weights)
+    def __init__(self, linear: nn.Linear, weights: Weights, rows: Rows | None = None) -> None:
+        super().__init__(linear.weight, weights, rows)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
 
@@ -69,8 +88,8 @@ class PackedLinear(Packed):
 
 
 class PackedEmbedding(Packed):
-    def __init__(self, table: nn.Embedding, weights: Weights) -> None:
-        super().__init__(table.weight, weights)
+    def __init__(self, table: nn.Embedding, weights: Weights, rows: Rows | None = None) -> None:
+        super().__init__(table.weight, weights, rows)
 
     def forward(self, ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch D"]:
         rows = ids.flatten()
@@ -83,8 +102,7 @@ def pack(model: LanguageModel, weights: Weights) -> int:
 
     Raises ConfigError for an unknown format, UsageError for a model of another kind.
     """
-    if weights not in FORMATS:
-        raise ConfigError(f"weights = {weights!r}: expected {', '.join(FORMATS)}.")
+    check_format(weights)
     if weights == "fp32":
         return 0
     if not isinstance(model, GPT):
@@ -92,17 +110,57 @@ def pack(model: LanguageModel, weights: Weights) -> int:
             f"weights = {weights!r} is for Transformers; this model is of another kind. "
             "Leave the option out."
         )
-    n = 0
-    for parent in list(model.modules()):
+    return len(_packed(model, weights))
+
+
+def load_packed(folder: Path, weights: Weights) -> tuple[LanguageModel, dict[str, Any]]:
+    """Loads the model in a model folder, packed, and its config. Its matrices are packed while they
+    are read, so the model is never in memory unpacked.
+
+    Raises CheckpointError, and as `pack` does.
+    """
+
+    def restore(config: ModelConfig, file: WeightsFile) -> LanguageModel:
+        if weights == "fp32" or not isinstance(config, GPTConfig):
+            model = config.restore(file)
+            pack(model, weights)
+            return model
+        with WithoutDraws():
+            built = GPT(config)
+        shapes = {name: p.shape for name, p in built.named_parameters()}
+        if shapes != {name: file.shape(name) for name in file}:
+            return config.restore(file)  # raises an error that names the differences
+        done = _packed(built, weights, file)
+        for name, p in built.named_parameters():
+            if name in shapes and name not in done:
+                p.data = file[name].to(p.dtype)
+        return built.eval()
+
+    check_format(weights)
+    return restored(folder, restore)
+
+
+def check_format(weights: str) -> None:
+    """Raises ConfigError for an unknown format."""
+    if weights not in FORMATS:
+        raise ConfigError(f"weights = {weights!r}: expected {', '.join(FORMATS)}.")
+
+
+def _packed(model: GPT, weights: Weights, file: WeightsFile | None = None) -> list[str]:
+    """Packs the matrices of a model, read from `file` if it is given; returns their names."""
+    done = []
+    for path, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
+            whole = f"{path}.{name}.weight".lstrip(".")
+            rows = None if file is None else file.rows(whole)
             if isinstance(child, nn.Linear):
-                setattr(parent, name, PackedLinear(child, weights))
+                setattr(parent, name, PackedLinear(child, weights, rows))
             elif isinstance(child, nn.Embedding) and name == "token_embedding":
-                setattr(parent, name, PackedEmbedding(child, weights))
+                setattr(parent, name, PackedEmbedding(child, weights, rows))
             else:
                 continue
-            n += 1
-    return n
+            done.append(whole)
+    return done
 
 
 def arithmetic(model: GPT) -> torch.dtype | None:

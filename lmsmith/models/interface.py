@@ -32,6 +32,11 @@ LOGITS_AT_ONCE = 1 << 24
 window of 8,192 tokens with Llama 3's vocabulary would take 4 GiB. GPUs use 16 times as many.
 """
 
+LEAST_LOGITS, LEAST_ROWS = 1 << 21, 256
+"""On CPUs, `log_probabilities` computes no more logits at once than one of these needs: 8 MiB, or
+enough rows for full speed with a large vocabulary.
+"""
+
 
 @runtime_checkable
 class LanguageModel(Protocol):
@@ -139,12 +144,16 @@ class NeuralModel(nn.Module, ABC):
     ) -> Float[Tensor, "B N-{n_given}"]:
         hidden = self.hidden(ids[:, :-1], state)[:, n_given - 1 :]
         targets = ids[:, n_given:]
-        at_once = LOGITS_AT_ONCE if hidden.device.type == "cpu" else 16 * LOGITS_AT_ONCE
-        n_positions = max(1, at_once // (ids.size(0) * self.vocab_size))
+        n_positions = max(1, self._logits_at_once() // (ids.size(0) * self.vocab_size))
         chunks = zip(
             hidden.split(n_positions, dim=1), targets.split(n_positions, dim=1), strict=True
         )
         return torch.cat([self._log_probabilities_of(x, y) for x, y in chunks], dim=1)
+
+    def _logits_at_once(self) -> int:
+        if self.device.type != "cpu":
+            return 16 * LOGITS_AT_ONCE
+        return min(LOGITS_AT_ONCE, max(LEAST_LOGITS, LEAST_ROWS * self.vocab_size))
 
     def _log_probabilities_of(
         self, hidden: Float[Tensor, "B T D"], targets: Int[Tensor, "B T"]

@@ -22,6 +22,7 @@ from torch import Tensor
 from lmsmith.config import OPTIMIZERS, OptimConfig
 from lmsmith.errors import ConfigError, TrainingError
 from lmsmith.models.interface import NeuralModel
+from lmsmith.optim.eager import Adam, AdamW
 from lmsmith.optim.muon import Muon, Quintic, StackFunction, newton_schulz, polar_express
 from lmsmith.optim.mup import by_width
 from lmsmith.optim.sgd import SGD
@@ -104,8 +105,10 @@ class Optimizers:
 
     def clear(self) -> None:
         """Sets all gradients to None."""
-        for optimizer in self.all:
-            optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.all:  # not by `zero_grad`, which imports the compiler (`eager.py`)
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """Returns every tensor that a resumed run needs, by name: `exp_avg/blocks.0...` and so on.
@@ -160,7 +163,7 @@ def _made(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Opti
 def adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
     """PyTorch's fused AdamW with the betas and eps of `config`."""
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, betas=betas, eps=config.eps, fused=True)
+    return AdamW(groups, betas=betas, eps=config.eps, fused=True)
 
 
 def adam(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
@@ -168,7 +171,7 @@ def adam(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optim
     before the moments (Loshchilov and Hutter 2019, algorithm 2).
     """
     betas = (config.beta1, config.beta2)
-    return torch.optim.Adam(groups, betas=betas, eps=config.eps, fused=True)
+    return Adam(groups, betas=betas, eps=config.eps, fused=True)
 
 
 def sgd(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lmsmith.optim.eager import Eager
+
 Quintic = tuple[float, float, float]
 """(a, b, c) of a x + b x³ + c x⁵."""
 
@@ -95,7 +97,7 @@ def orthogonalise(
     return x.to(g.dtype)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Eager):
     """Muon for `params`, matrices of shape (out, in). The rows of p split into maps of parts[p]
     rows (3 maps for fused q, k, v).
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
+from lmsmith.optim.eager import Eager
 
-class SGD(torch.optim.Optimizer):
+
+class SGD(Eager):
     """v = momentum v + g, p = (1 - lr decay) p - lr v.
 
     With `nesterov`, p changes by -lr (g + momentum v) instead. PyTorch's own SGD adds the decay to

@@ -23,6 +23,7 @@ from lmsmith.data.conversations import Conversations
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
+from lmsmith.machine.heap import release_freed_memory
 from lmsmith.machine.limits import free_memory, omp_threads
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
@@ -322,6 +323,13 @@ def seconds_a_step_of_share(
 
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:
     """Measures the seconds per step: the median of a few steps of a temporary model."""
+    try:
+        return _seconds_a_step(config, corpus, machine, n)
+    finally:
+        release_freed_memory()
+
+
+def _seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int) -> float:
     model = config.neural.build()
     generator = torch.Generator().manual_seed(config.train.seed)
     model.initialise(generator)

@@ -3,7 +3,6 @@
 `survey` measures and leaves the process unchanged; only `set_up_process` changes it.
 """
 
-import ctypes
 import sys
 from dataclasses import dataclass
 
@@ -12,14 +11,12 @@ import torch
 from lmsmith.config import RunConfig
 from lmsmith.distributed.ranks import Ranks
 from lmsmith.errors import ConfigError
+from lmsmith.machine.heap import keep_freed_memory, release_freed_memory
 from lmsmith.machine.limits import n_cores, omp_threads
 from lmsmith.machine.products import choose_matmul, matmul_rate, use_matmul
 from lmsmith.train.same_numbers import use_threads
 
 BFLOAT16_GAIN = 1.3  # a smaller speed-up is lost again in conversions
-
-# mallopt's parameters, from glibc's malloc.h.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,7 @@ def set_up_process(machine: Machine) -> None:
     use_threads(machine.threads, machine.threads)
     use_matmul(machine.matmul, machine.dtype)
     keep_freed_memory()
+    release_freed_memory()  # of the measurement
 
 
 def _measured(config: RunConfig, device: torch.device, threads: int) -> Machine:
@@ -123,21 +121,6 @@ def device_name(config: RunConfig) -> str:
         if torch.backends.mps.is_available()
         else "cpu"
     )
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory for later allocations. Does nothing without glibc.
-
-    Every step frees and allocates the same activations. By default, glibc unmaps and maps blocks of
-    some megabytes each time, and the kernel clears every page: a tenth of a small model's step.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-        mallopt(M_TOP_PAD, 1 << 26)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

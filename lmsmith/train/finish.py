@@ -13,6 +13,7 @@ from rich.console import Console
 from lmsmith import atomic
 from lmsmith.errors import TrainingError
 from lmsmith.evaluate.compressors import compressed_bits_per_byte
+from lmsmith.machine.heap import release_freed_memory
 from lmsmith.strict_json import write_json
 from lmsmith.train.legs import legs_of
 from lmsmith.train.log import say
@@ -38,6 +39,7 @@ def finish(training: Training) -> dict[str, Any]:
     # Prepared shards may be too large for a copy of their validation text.
     text = place / "tokens" / "validation.txt"
     if summary["finished"] != "signal" and text.exists():
+        release_freed_memory()  # of the last steps
         summary["baselines"] = compressed_bits_per_byte(text.read_bytes())
     if summary["finished"] == "time":  # the number of steps repeats this run without a time limit
         steps = {"train.steps": summary["steps"]}

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +119,17 @@ class Replica:
         for name, p in named.items():
             assert p.shape == tensors[name].shape, name
             p.copy_(shard_like(tensors[name].to(p.dtype), p))
+
+
+def uncompiled(config: RunConfig) -> AbstractContextManager[Any]:
+    """A context in which compiled blocks run uncompiled: torch.compile would compile them again for
+    each length of a text. Without compiled blocks it does nothing, because `set_stance` imports the
+    compiler.
+    """
+    if config.train.compile != "yes":
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def products_dtype(config: RunConfig) -> torch.dtype | None:

@@ -73,16 +73,25 @@ def test_all_methods_describe_one_distribution(name: str) -> None:
         torch.testing.assert_close(torch.cat(parts, dim=1), whole)
 
 
-@pytest.mark.parametrize("at_once", [1, 3 * V, 6 * V, 7 * V])
+@pytest.mark.parametrize(
+    ("at_once", "limit"),
+    [
+        (1, "LOGITS_AT_ONCE"),
+        (3 * V, "LOGITS_AT_ONCE"),
+        (6 * V, "LEAST_LOGITS"),
+        (7 * V, "LEAST_LOGITS"),
+    ],
+)
 def test_logits_of_a_long_window_are_computed_in_chunks(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
+    at_once: int, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = made("gpt")
     assert isinstance(model, NeuralModel)
     ids = torch.from_numpy(np.random.default_rng(1).integers(0, V, (3, T + 1)))
     with torch.no_grad():
         wanted = [model.log_probabilities(ids, n_given) for n_given in (1, 4, T + 1)]
-        monkeypatch.setattr(interface, "LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr(interface, limit, at_once)
+        monkeypatch.setattr(interface, "LEAST_ROWS", 1)
         sizes, logits = [], model.logits
         monkeypatch.setattr(
             model, "logits", lambda x: sizes.append(x.size(0) * x.size(1) * V) or logits(x)

@@ -48,6 +48,7 @@ from lmsmith.models.lora import merged
 from lmsmith.train.init_from import saved_special_ids
 from lmsmith.train.log import add_samples
 from lmsmith.train.objective import Described, Evaluation, Objective
+from lmsmith.train.replica import uncompiled
 
 if TYPE_CHECKING:
     from lmsmith.train.hooks.hook import Context
@@ -301,8 +302,7 @@ class RL(Objective):
             every = merged(replica.weights(copy=False), self.config.lora, replica.model)
             actor: Any = self._sampler.model
             actor.load_state_dict(every)
-        # torch.compile would compile the blocks again for each length of text.
-        with torch.compiler.set_stance("force_eager"), inference(replica.model):
+        with uncompiled(self.config), inference(replica.model):
             yield
 
     def _actor(self, replica: Replica) -> NeuralModel:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lmsmith.distributed.shard import unshard_all
@@ -26,6 +25,7 @@ from lmsmith.tokens.tokenizer import Tokenizer
 from lmsmith.train.hooks.hook import Context, Hook
 from lmsmith.train.init_from import saved_special_ids
 from lmsmith.train.log import add_samples
+from lmsmith.train.replica import uncompiled
 from lmsmith.train.step import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -88,9 +88,8 @@ class Sample(Hook):
                         assert isinstance(context.model, GPT)
                         every = weights if sharded else shards
                         model = full_model(context, merged(every, config.lora, context.model))
-                    # torch.compile would compile the blocks again for each length of text.
                     special = saved_special_ids(context.run)
-                    with torch.compiler.set_stance("force_eager"), without_graphs():
+                    with uncompiled(config), without_graphs():
                         texts = sample_texts(
                             model, tokenizer, n, seconds, config.train.seed, special
                         )

@@ -7,8 +7,6 @@ import json
 import math
 from pathlib import Path
 
-import torch
-
 from lmsmith.config import RunConfig
 from lmsmith.distributed.shard import unshard_all
 from lmsmith.evaluate.tasks.run import Loaded, load_tasks, run_loaded
@@ -19,6 +17,7 @@ from lmsmith.strict_json import to_json
 from lmsmith.train.hooks.hook import Context, Hook
 from lmsmith.train.hooks.sample import full_model
 from lmsmith.train.init_from import saved_special_ids
+from lmsmith.train.replica import uncompiled
 
 
 class Tasks(Hook):
@@ -49,8 +48,7 @@ class Tasks(Hook):
                 model = full_model(context, weights) if sharded else context.model
                 special = saved_special_ids(context.run)
                 writer = TextModel.of(model, context.corpus.tokenizer, special)
-                # Compiled blocks would be compiled again for every length of a text.
-                with torch.compiler.set_stance("force_eager"), without_graphs():
+                with uncompiled(context.config), without_graphs():
                     results = run_loaded(subject_of(writer), self.loaded, limit=self.limit)
                 return to_json(
                     {
