@@ -25,6 +25,9 @@ def plan(
     budget: str | None = None,
     hours: float | None = None,
     decode_batch: int = 1,
+    method: str | None = None,
+    prompt_tokens: int = 0,
+    answer_tokens: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Predicts parameters, FLOPs, memory, time, energy and money of a run, without building it.
@@ -35,13 +38,16 @@ def plan(
 
     recipe    a recipe (.toml) or a run's folder
     preset    named settings to start from
-    device    an accelerator of the table, or here: this machine, measured in ten seconds
+    device    an accelerator of the table, or here: this machine, measured once in ten seconds
     devices   how many of them share each batch
     price     dollars per hour and device (default: the table's)
     fit       memory of each device, such as 24GB: chooses what fits
     budget    dollars, such as 100usd: chooses size and tokens
     hours     time limit: chooses size and tokens
     decode_batch  sequences that generation decodes together
+    method    dpo, ipo, simpo, kto: preference optimization, as `align` does it; grpo, dr-grpo,
+              dapo, reinforce: reinforcement learning, as `rl` does it (default: the recipe's)
+    prompt_tokens, answer_tokens  lengths for `method`; default: half of the context each
 
     `settings`: settings of the run by dotted name. `as_dict()` of the result has all numbers.
     Raises ConfigError for impossible settings, an unknown device, and limits that nothing keeps.
@@ -50,6 +56,8 @@ def plan(
     from lmsmith.plan.fit import Limits, parse_bytes, parse_dollars
     from lmsmith.plan.fit import fit as choose
     from lmsmith.plan.predict import config_for, predict
+    from lmsmith.plan.tuned import predict_tuning
+    from lmsmith.plan.tuning import method_of, with_method
 
     changes = {**({} if preset is None else {"preset": preset}), **(settings or {})}
     config, given = config_for(
@@ -61,9 +69,22 @@ def plan(
         raise ConfigError(f"decode_batch = {decode_batch}: expected 1 or more.")
     if hours is not None and not 0 < hours < float("inf"):
         raise ConfigError(f"hours = {hours:g}: expected more than 0.")
+    if method is not None:
+        config = with_method(config, method)
+    tuned = bool(method_of(config))
+    if (prompt_tokens or answer_tokens) and not tuned:
+        raise ConfigError("prompt_tokens and answer_tokens need a method, such as dpo or grpo.")
     found = find(device, price)
     if fit is None and budget is None and hours is None:
+        if tuned:
+            lengths = {"prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens}
+            return predict_tuning(config, given, found, devices, **lengths)
         return predict(config, found, devices, batch_of_inference=decode_batch)
+    if tuned:
+        raise ConfigError(
+            "fit, budget and hours choose settings for training on text only: leave them out, "
+            f"or leave out method {method_of(config)!r}."
+        )
     limits = Limits(
         None if fit is None else parse_bytes(fit),
         None if hours is None else 3600 * hours,

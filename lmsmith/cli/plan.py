@@ -45,6 +45,26 @@ def add(verbs: Verbs) -> None:
         metavar="N",
         help="sequences that generation decodes together (1)",
     )
+    tuning = verb.add_argument_group("preference optimization and reinforcement learning")
+    tuning.add_argument(
+        "--method",
+        metavar="NAME",
+        help="dpo, ipo, simpo or kto, as align; grpo, dr-grpo, dapo or reinforce, as rl",
+    )
+    tuning.add_argument(
+        "--prompt-tokens",
+        type=at_least_one,
+        default=0,
+        metavar="N",
+        help="tokens of a prompt, with the chat template (half of the context)",
+    )
+    tuning.add_argument(
+        "--answer-tokens",
+        type=at_least_one,
+        default=0,
+        metavar="N",
+        help="tokens of an answer (rl.max_tokens, or half of the context)",
+    )
     limits = verb.add_argument_group("choose size, tokens and batch for what is available")
     limits.add_argument("--fit", metavar="SIZE", help="memory of each device, such as 24GB")
     limits.add_argument("--budget", metavar="USD", help="dollars, such as 100usd")
@@ -116,7 +136,10 @@ def _plans(options: argparse.Namespace) -> list[tuple[str, Plan]]:
     given = settings_given(options)
     common: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("device", "devices", "price", "fit", "budget", "hours", "decode_batch")
+        for name in (
+            *("device", "devices", "price", "fit", "budget", "hours", "decode_batch"),
+            *("method", "prompt_tokens", "answer_tokens"),
+        )
     }
     if options.compare and options.sweep:
         raise UsageError("--compare and --sweep both name several plans: use one of them.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from lmsmith.plan.predict import Plan
+from lmsmith.plan.tuning import Tuning
 
 WIDTH = 80
 
@@ -19,7 +20,7 @@ def show(plan: Plan) -> str:
         "",
         *_parameters(plan),
         "",
-        *_flops(plan),
+        *(_flops(plan) if plan.tuning is None else _tuning(plan, plan.tuning)),
         "",
         *_memory(plan),
         "",
@@ -63,6 +64,15 @@ def _memory(plan: Plan) -> list[str]:
     ]
     lines += _shares(found.by_kind, found.n_bytes, bytes_of)
     return [*lines, f"  the peak is in: {found.moment}"]
+
+
+def _tuning(plan: Plan, found: Tuning) -> list[str]:
+    """FLOPs of a step of preference optimization or reinforcement learning."""
+    lengths = f"{found.answers.prompt:,} + {found.answers.answer:,} tokens"
+    n = found.n_rows // found.group_size
+    of = f"{n:,} prompts x {found.group_size} answers of {lengths}"
+    lines = [f"a step of {found.method}: {of}   {amount(found.flops, 'FLOP')}"]
+    return [*lines, *_shares(found.parts, found.flops, lambda n: amount(n, "FLOP"))]
 
 
 def _step(plan: Plan) -> list[str]:

@@ -21,10 +21,7 @@ pre { overflow-x: auto; }
 def plans_page(plans: Sequence[tuple[str, Plan]]) -> str:
     """The HTML document of one or several plans."""
     memory = [(name, plan.memory.by_kind) for name, plan in plans]
-    flops = [
-        (name, {part: f.total for part, f in plan.flops["causal"].parts.items()})
-        for name, plan in plans
-    ]
+    flops = [(name, _flops(plan)) for name, plan in plans]
     seconds = [(name, plan.step.parts) for name, plan in plans]
     body = "<h1>Costs before training</h1>"
     body += stacked_bars("Peak memory", memory, bytes_of)
@@ -35,6 +32,13 @@ def plans_page(plans: Sequence[tuple[str, Plan]]) -> str:
     for _, plan in plans:
         body += f"<pre>{text(show(plan))}</pre>"
     return page("Plan", body, style=_STYLE)
+
+
+def _flops(plan: Plan) -> dict[str, float]:
+    """FLOPs per token by part; with a method such as dpo, of all passes of a step."""
+    if plan.tuning is not None:
+        return {part: total / plan.step.tokens for part, total in plan.tuning.parts.items()}
+    return {part: found.total for part, found in plan.flops["causal"].parts.items()}
 
 
 def stacked_bars(

@@ -16,12 +16,10 @@ from lmsmith.plan.communication import communication
 from lmsmith.plan.compute_optimal import EPOCH, HOFFMANN, by_ratio
 from lmsmith.plan.devices import STALE_DAYS, device, devices
 from lmsmith.plan.fit import parse_bytes, parse_dollars
-from lmsmith.plan.flops import flops
 from lmsmith.plan.inference import cache_per_token
 from lmsmith.plan.memory import memory
 from lmsmith.plan.predict import config_for
 from lmsmith.plan.show import WIDTH, compare, duration
-from lmsmith.plan.tuning import dpo, grpo
 
 SIXTEEN = {"train.batch_size": 16}
 
@@ -116,6 +114,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"preset": "llama", "hours": 1e-9}, r"even --model.size 1 takes"),
     ({"preset": "gpt2", "hours": 1e-9}, r"one step takes about"),
     ({"preset": "gpt2", "device": "h100-96gb", "budget": "5usd"}, "give --price"),
+    ({"method": "gppo"}, "Did you mean 'grpo'"),
+    ({"method": "dpo", "prompt_tokens": 2000}, "exceed model.context_length"),
+    ({"method": "dpo", "prompt_tokens": -1}, "prompt_tokens = -1: expected 1 or more"),
+    ({"prompt_tokens": 5}, "need a method"),
+    ({"method": "grpo", "devices": 2}, "runs in one process"),
+    ({"method": "grpo", "settings": {"train.batch_size": 9}}, "not a multiple of rl.group_size"),
+    ({"preset": "lstm", "method": "dpo"}, "known for Transformers"),
+    ({"preset": "gpt2", "method": "dpo", "hours": 1.0}, "for training on text only"),
     ({"preset": "gpt2", "hours": 0.01, "settings": {"train.steps": 10**6}}, "or fewer"),
 ]
 
@@ -217,19 +223,20 @@ def test_the_cache_of_a_known_model() -> None:
     assert cache_per_token(config.model) == 131_072  # type: ignore[arg-type]
 
 
-def test_preference_optimization_and_reinforcement_learning() -> None:
-    given = {"preset": "gpt2", "model.vocab_size": 50257}
-    config, _ = config_for(None, given, "here")
-    F = flops(config).forward
-    pairs = dpo(config, 4, 100)
-    assert pairs.flops == pytest.approx(4 * 2 * 100 * (3 * F + F))
-    assert pairs.reference_bytes == 4 * config.neural.n_parameters()
-    group = grpo(config, 2, 8, prompt_tokens=50, answer_tokens=100)
-    read = 2 * 8 * 150
-    assert group.parts["rollout"] == pytest.approx(F * (2 * 50 + 16 * 100))
-    assert group.flops == pytest.approx(F * (100 + 1600 + read * (1 + 3 + 1)))
-    adapters = config.changed({"lora.rank": 8}, where="here")
-    assert dpo(adapters, 1, 1).reference_bytes == 0
+def test_a_method(tmp_path: Path) -> None:
+    """What each count is, `test_plan_tuning.py` compares with PyTorch's counter."""
+    given: dict[str, Any] = {"preset": "gpt2", "prompt_tokens": 50, "answer_tokens": 100}
+    plan = lmsmith.plan(**given, method="grpo", settings={"rl.kl_weight": 0.1})
+    assert plan.tuning is not None
+    assert plan.memory.by_kind["reference model"] == 4 * 124_439_808
+    assert list(plan.tuning.parts) == [
+        *("policy", "rollout: prompts", "rollout: answers", "reference model")
+    ]
+    assert max(map(len, str(plan).splitlines())) <= WIDTH
+    lora = lmsmith.plan(**given, method="dpo", settings={"lora.rank": 8})
+    assert lora.tuning is not None
+    assert lora.tuning.flops < lmsmith.plan(**given, method="dpo").tuning.flops  # type: ignore[union-attr]
+    assert plans_html([("grpo", plan)], tmp_path / "grpo.html").read_text().count("<svg") == 3
 
 
 def test_years_of_the_worked_figure() -> None:
