@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,8 +86,10 @@ def plan(
             "fit, budget and hours choose settings for training on text only: leave them out, "
             f"or leave out method {method_of(config)!r}."
         )
+    if fit is not None:
+        found = dataclasses.replace(found, memory=parse_bytes(fit))
     limits = Limits(
-        None if fit is None else parse_bytes(fit),
+        None if fit is None else found.memory,
         None if hours is None else 3600 * hours,
         None if budget is None else parse_dollars(budget),
     )
@@ -129,18 +132,38 @@ def setting_named(name: str) -> str:
     return found[0]
 
 
-def plans_html(plans: Sequence[tuple[str, Plan]], out: str | os.PathLike[str]) -> Path:
-    """Writes the plans as an HTML file with stacked bars; returns its path.
+def plans_file(plans: Sequence[tuple[str, Plan]], out: str | os.PathLike[str]) -> Path:
+    """Writes the plans with stacked bars, as PNG if `out` ends in .png, else as HTML; returns its
+    path.
 
-    Raises UsageError or StorageError if `out` cannot be written.
+    Raises UsageError or StorageError if `out` cannot be written, UsageError for PNG without
+    matplotlib.
     """
     from lmsmith import atomic
-    from lmsmith.report.comparison import check_output_path
-    from lmsmith.report.plans import plans_page
 
-    check_output_path(Path(out))
-    atomic.write(Path(out), plans_page(plans))
-    return Path(out)
+    path = Path(out)
+    check_plans_file(path)
+    if path.suffix.lower() == ".png":
+        from lmsmith.report.plan_picture import plans_picture
+
+        atomic.write(path, plans_picture(plans))
+    else:
+        from lmsmith.report.plans import plans_page
+
+        atomic.write(path, plans_page(plans))
+    return path
+
+
+def check_plans_file(out: Path) -> None:
+    """Raises UsageError or StorageError if `plans_file` cannot write `out`."""
+    from lmsmith.report.comparison import check_output_path
+
+    if out.suffix.lower() == ".png":
+        from lmsmith.report.plan_picture import BEGINNING
+
+        check_output_path(out, BEGINNING)
+    else:
+        check_output_path(out)
 
 
 def _typed(value: Any) -> str:

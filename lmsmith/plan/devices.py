@@ -167,7 +167,8 @@ def _checked(key: str, entry: Mapping[str, Any], path: Path) -> Device:
 def _unknown(name: str, known: Mapping[str, Device]) -> str:
     folded = {key.replace("-", ""): key for key in known}
     word = name.lower().replace("-", "").replace("_", "").replace(" ", "").replace("nvidia", "")
-    near = difflib.get_close_matches(word, folded, n=1, cutoff=0.5)
+    near = [each for each in folded if word and each.startswith(word)]
+    near += difflib.get_close_matches(word, folded, n=1, cutoff=0.5)
     hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     return (
         f"there is no device {name!r}.{hint} Known: {', '.join(known)}, and here (this machine). "

@@ -326,8 +326,9 @@ def _length(config: RunConfig, step: StepTime) -> tuple[float, int, str]:
     n = config.neural.n_parameters()
     tokens = CHINCHILLA_RATIO * n
     _, best = EPOCH.best(6 * n * tokens)
+    given = "train.epochs needs the text, so" if train.epochs else "no length given:"
     why = (
-        f"no length given: {CHINCHILLA_RATIO:g} tokens per parameter (Chinchilla); {EPOCH.name} "
+        f"{given} {CHINCHILLA_RATIO:g} tokens per parameter (Chinchilla); {EPOCH.name} "
         f"would spend these FLOPs on {best / 1e9:,.3g}G tokens"
     )
     return tokens, max(1, round(tokens / step.tokens)), why

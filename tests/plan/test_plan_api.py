@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import lmsmith
-from lmsmith.api.planning import plans_html, sweep
+from lmsmith.api.planning import plans_file, sweep
 from lmsmith.errors import ConfigError, LmsmithError, UsageError
 from lmsmith.plan.communication import communication
 from lmsmith.plan.compute_optimal import EPOCH, HOFFMANN, by_ratio
@@ -114,6 +114,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"preset": "llama", "hours": 1e-9}, r"even --model.size 1 takes"),
     ({"preset": "gpt2", "hours": 1e-9}, r"one step takes about"),
     ({"preset": "gpt2", "device": "h100-96gb", "budget": "5usd"}, "give --price"),
+    ({"preset": "gpt2", "hours": 1, "settings": {"train.minutes": 90.0}}, "only 60 minutes are"),
+    ({"preset": "gpt2", "hours": 1, "settings": {"train.epochs": 2.0}}, "give --train.tokens"),
+    ({"device": "a100"}, "Did you mean 'a100-40gb'"),
     ({"method": "gppo"}, "Did you mean 'grpo'"),
     ({"method": "dpo", "prompt_tokens": 2000}, "exceed model.context_length"),
     ({"method": "dpo", "prompt_tokens": -1}, "prompt_tokens = -1: expected 1 or more"),
@@ -163,6 +166,27 @@ def test_choices_for_memory_time_and_money() -> None:
     assert 99 < paid.dollars <= 100
 
 
+def test_a_note_names_the_plans_that_it_is_about() -> None:
+    names = ("gpt2", "llama")
+    options: dict[str, Any] = {"fit": "8GB", "device": "a100-80gb", "price": 1.0}
+    plans = [(name, lmsmith.plan(preset=name, **options)) for name in names]
+    text = compare(plans)
+    assert "note (gpt2): chosen: --train.micro_batch_size" in text
+    assert "note (llama): chosen: --model.size" in text
+    text = compare([(name, plans[0][1]) for name in names])
+    assert "note: chosen: --train.micro_batch_size" in text
+    assert plans[0][1].device.memory == 8e9
+    assert plans[0][1].fits
+
+
+def test_minutes_within_the_hours() -> None:
+    settings = {"train.minutes": 30.0}
+    plan = lmsmith.plan(preset="gpt2", hours=1, price=1.0, settings=settings)
+    assert 0.49 < plan.hours <= 0.5
+    epochs = lmsmith.plan(preset="gpt2", settings={"train.epochs": 2.0})
+    assert any("train.epochs needs the text" in note for note in epochs.notes)
+
+
 def test_sizes_of_limits() -> None:
     assert parse_bytes("24GB") == 24e9
     assert parse_bytes(" 80 GiB ") == 80 * 2**30
@@ -175,9 +199,12 @@ def test_a_sweep_and_a_comparison(tmp_path: Path) -> None:
     )
     assert [plan.config.model.context_length for _, plan in found] == [1024, 4096]
     assert found[1][1].memory.n_bytes > 1.8 * found[0][1].memory.n_bytes
-    text = compare([*found, *found, *found])
+    path = "/a/very/long/path" * 6
+    text = compare([*found, *found, *found, (path, found[0][1])])
     assert max(map(len, text.splitlines())) <= WIDTH
-    page = plans_html(found, tmp_path / "plan.html").read_text()
+    assert path[-40:] in text
+    assert path not in text
+    page = plans_file(found, tmp_path / "plan.html").read_text()
     assert page.count("<svg") == 6  # memory, FLOPs and time, one bar each
     assert "optimizer state" in page
     with pytest.raises(ConfigError, match="there is no setting 'context_lenght' to sweep"):
@@ -236,7 +263,7 @@ def test_a_method(tmp_path: Path) -> None:
     lora = lmsmith.plan(**given, method="dpo", settings={"lora.rank": 8})
     assert lora.tuning is not None
     assert lora.tuning.flops < lmsmith.plan(**given, method="dpo").tuning.flops  # type: ignore[union-attr]
-    assert plans_html([("grpo", plan)], tmp_path / "grpo.html").read_text().count("<svg") == 3
+    assert plans_file([("grpo", plan)], tmp_path / "grpo.html").read_text().count("<svg") == 3
 
 
 def test_years_of_the_worked_figure() -> None:
