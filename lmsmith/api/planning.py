@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from lmsmith.api.training import where_settings_are
 from lmsmith.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lmsmith.config import RunConfig
+    from lmsmith.plan.grade import Grade
     from lmsmith.plan.predict import Plan
 
 
@@ -75,7 +77,7 @@ def plan(
     tuned = bool(method_of(config))
     if (prompt_tokens or answer_tokens) and not tuned:
         raise ConfigError("prompt_tokens and answer_tokens need a method, such as dpo or grpo.")
-    found = find(device, price)
+    found = find(device, price, _timer)
     if fit is None and budget is None and hours is None:
         if tuned:
             lengths = {"prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens}
@@ -164,6 +166,24 @@ def check_plans_file(out: Path) -> None:
         check_output_path(out, BEGINNING)
     else:
         check_output_path(out)
+
+
+def _timer(config: RunConfig) -> float:
+    """Seconds of a step on this machine."""
+    from lmsmith.machine.limits import n_cores, omp_threads
+    from lmsmith.train.ladder import seconds_of_step
+
+    return seconds_of_step(config, omp_threads() or n_cores())
+
+
+def grades(n_steps: int = 4) -> Iterator[Grade]:
+    """Trains configs on this machine, in processes of their own, and yields each prediction with
+    what was measured. Raises TrainingError if one fails.
+    """
+    from lmsmith.plan.devices import device
+    from lmsmith.plan.grade import cases, grade
+
+    yield from grade(cases(), device("here", timer=_timer), n_steps)
 
 
 def _typed(value: Any) -> str:

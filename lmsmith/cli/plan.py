@@ -209,11 +209,12 @@ def _published(console: Console) -> None:
 
 
 def _grade(console: Console) -> None:
-    from lmsmith.plan.grade import cases, grade, summary
+    from lmsmith.api.planning import grades as graded
+    from lmsmith.plan.grade import summary
     from lmsmith.plan.show import bytes_of, duration
 
     grades = []
-    for found in grade(cases()):
+    for found in graded():
         grades.append(found)
         form = bytes_of if found.figure == "memory" else duration
         name, settings = found.case
