@@ -39,13 +39,13 @@ def write(path: Path, data: bytes | str) -> None:
         stream.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
-def check_replaceable(path: Path, beginning: str) -> None:
+def check_replaceable(path: Path, beginning: str | bytes) -> None:
     """Raises StorageError if `path` is a file that does not begin with `beginning`: a mistyped
     output path must not destroy another file. Results of the same kind and empty files pass.
     """
     if not path.is_file():
         return
-    expected = beginning.encode("utf-8")
+    expected = beginning.encode("utf-8") if isinstance(beginning, str) else beginning
     with _explained(path), path.open("rb") as stream:
         found = stream.read(len(expected))
     if found and found != expected:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from lmsmith.api.training import where_settings_are
 from lmsmith.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lmsmith.config import RunConfig
+    from lmsmith.plan.grade import Grade
     from lmsmith.plan.predict import Plan
 
 
@@ -25,6 +28,9 @@ def plan(
     budget: str | None = None,
     hours: float | None = None,
     decode_batch: int = 1,
+    method: str | None = None,
+    prompt_tokens: int = 0,
+    answer_tokens: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Predicts parameters, FLOPs, memory, time, energy and money of a run, without building it.
@@ -35,13 +41,16 @@ def plan(
 
     recipe    a recipe (.toml) or a run's folder
     preset    named settings to start from
-    device    an accelerator of the table, or here: this machine, measured in ten seconds
+    device    an accelerator of the table, or here: this machine, measured once in ten seconds
     devices   how many of them share each batch
     price     dollars per hour and device (default: the table's)
     fit       memory of each device, such as 24GB: chooses what fits
     budget    dollars, such as 100usd: chooses size and tokens
     hours     time limit: chooses size and tokens
     decode_batch  sequences that generation decodes together
+    method    dpo, ipo, simpo, kto: preference optimization, as `align` does it; grpo, dr-grpo,
+              dapo, reinforce: reinforcement learning, as `rl` does it (default: the recipe's)
+    prompt_tokens, answer_tokens  lengths for `method`; default: half of the context each
 
     `settings`: settings of the run by dotted name. `as_dict()` of the result has all numbers.
     Raises ConfigError for impossible settings, an unknown device, and limits that nothing keeps.
@@ -50,6 +59,8 @@ def plan(
     from lmsmith.plan.fit import Limits, parse_bytes, parse_dollars
     from lmsmith.plan.fit import fit as choose
     from lmsmith.plan.predict import config_for, predict
+    from lmsmith.plan.tuned import predict_tuning
+    from lmsmith.plan.tuning import method_of, with_method
 
     changes = {**({} if preset is None else {"preset": preset}), **(settings or {})}
     config, given = config_for(
@@ -61,11 +72,26 @@ def plan(
         raise ConfigError(f"decode_batch = {decode_batch}: expected 1 or more.")
     if hours is not None and not 0 < hours < float("inf"):
         raise ConfigError(f"hours = {hours:g}: expected more than 0.")
-    found = find(device, price)
+    if method is not None:
+        config = with_method(config, method)
+    tuned = bool(method_of(config))
+    if (prompt_tokens or answer_tokens) and not tuned:
+        raise ConfigError("prompt_tokens and answer_tokens need a method, such as dpo or grpo.")
+    found = find(device, price, _timer)
     if fit is None and budget is None and hours is None:
+        if tuned:
+            lengths = {"prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens}
+            return predict_tuning(config, given, found, devices, **lengths)
         return predict(config, found, devices, batch_of_inference=decode_batch)
+    if tuned:
+        raise ConfigError(
+            "fit, budget and hours choose settings for training on text only: leave them out, "
+            f"or leave out method {method_of(config)!r}."
+        )
+    if fit is not None:
+        found = dataclasses.replace(found, memory=parse_bytes(fit))
     limits = Limits(
-        None if fit is None else parse_bytes(fit),
+        None if fit is None else found.memory,
         None if hours is None else 3600 * hours,
         None if budget is None else parse_dollars(budget),
     )
@@ -108,18 +134,56 @@ def setting_named(name: str) -> str:
     return found[0]
 
 
-def plans_html(plans: Sequence[tuple[str, Plan]], out: str | os.PathLike[str]) -> Path:
-    """Writes the plans as an HTML file with stacked bars; returns its path.
+def plans_file(plans: Sequence[tuple[str, Plan]], out: str | os.PathLike[str]) -> Path:
+    """Writes the plans with stacked bars, as PNG if `out` ends in .png, else as HTML; returns its
+    path.
 
-    Raises UsageError or StorageError if `out` cannot be written.
+    Raises UsageError or StorageError if `out` cannot be written, UsageError for PNG without
+    matplotlib.
     """
     from lmsmith import atomic
-    from lmsmith.report.comparison import check_output_path
-    from lmsmith.report.plans import plans_page
 
-    check_output_path(Path(out))
-    atomic.write(Path(out), plans_page(plans))
-    return Path(out)
+    path = Path(out)
+    check_plans_file(path)
+    if path.suffix.lower() == ".png":
+        from lmsmith.report.plan_picture import plans_picture
+
+        atomic.write(path, plans_picture(plans))
+    else:
+        from lmsmith.report.plans import plans_page
+
+        atomic.write(path, plans_page(plans))
+    return path
+
+
+def check_plans_file(out: Path) -> None:
+    """Raises UsageError or StorageError if `plans_file` cannot write `out`."""
+    from lmsmith.report.comparison import check_output_path
+
+    if out.suffix.lower() == ".png":
+        from lmsmith.report.plan_picture import BEGINNING
+
+        check_output_path(out, BEGINNING)
+    else:
+        check_output_path(out)
+
+
+def _timer(config: RunConfig) -> float:
+    """Seconds of a step on this machine."""
+    from lmsmith.machine.limits import n_cores, omp_threads
+    from lmsmith.train.ladder import seconds_of_step
+
+    return seconds_of_step(config, omp_threads() or n_cores())
+
+
+def grades(n_steps: int = 4) -> Iterator[Grade]:
+    """Trains configs on this machine, in processes of their own, and yields each prediction with
+    what was measured. Raises TrainingError if one fails.
+    """
+    from lmsmith.plan.devices import device
+    from lmsmith.plan.grade import cases, grade
+
+    yield from grade(cases(), device("here", timer=_timer), n_steps)
 
 
 def _typed(value: Any) -> str:

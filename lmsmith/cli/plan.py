@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,26 @@ def add(verbs: Verbs) -> None:
         metavar="N",
         help="sequences that generation decodes together (1)",
     )
+    tuning = verb.add_argument_group("preference optimization and reinforcement learning")
+    tuning.add_argument(
+        "--method",
+        metavar="NAME",
+        help="dpo, ipo, simpo or kto, as align; grpo, dr-grpo, dapo or reinforce, as rl",
+    )
+    tuning.add_argument(
+        "--prompt-tokens",
+        type=at_least_one,
+        default=0,
+        metavar="N",
+        help="tokens of a prompt, with the chat template (half of the context)",
+    )
+    tuning.add_argument(
+        "--answer-tokens",
+        type=at_least_one,
+        default=0,
+        metavar="N",
+        help="tokens of an answer (rl.max_tokens, or half of the context)",
+    )
     limits = verb.add_argument_group("choose size, tokens and batch for what is available")
     limits.add_argument("--fit", metavar="SIZE", help="memory of each device, such as 24GB")
     limits.add_argument("--budget", metavar="USD", help="dollars, such as 100usd")
@@ -59,7 +80,7 @@ def add(verbs: Verbs) -> None:
     output = verb.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print one JSON object")
     output.add_argument(
-        "--out", type=Path, metavar="FILE", help="also write an HTML file with stacked bars"
+        "--out", type=Path, metavar="FILE", help="also write stacked bars to an .html or .png file"
     )
     output.add_argument(
         "--devices-list", action="store_true", help="list the accelerators and their sources"
@@ -77,19 +98,13 @@ def add(verbs: Verbs) -> None:
 
 
 def _plan(options: argparse.Namespace, console: Console, started: float) -> int:
-    if options.devices_list:
-        _list_devices(console)
-        return 0
-    if options.published:
-        _published(console)
-        return 0
-    if options.grade:
-        _grade(console)
+    if report := _report(options):
+        report(console)
         return 0
     if options.out:
-        from lmsmith.report.comparison import check_output_path
+        from lmsmith.api.planning import check_plans_file
 
-        check_output_path(options.out)
+        check_plans_file(options.out)
     with api.settings_from("the command line"):
         plans = _plans(options)
     if options.json:
@@ -103,12 +118,33 @@ def _plan(options: argparse.Namespace, console: Console, started: float) -> int:
 
         console.print(compare(plans))
     if options.out:
-        from lmsmith.api.planning import plans_html
+        from lmsmith.api.planning import plans_file
 
-        page = plans_html(plans, options.out)
+        written = plans_file(plans, options.out)
         if not options.json:  # the object is the only output
-            console.print(f"page     {page}")
+            console.print(f"{'picture' if written.suffix.lower() == '.png' else 'page':9}{written}")
     return 0
+
+
+def _report(options: argparse.Namespace) -> Callable[[Console], None] | None:
+    """What --devices-list, --published or --grade prints; None without them.
+
+    Raises UsageError for several of them, or with arguments that they do not use.
+    """
+    reports = {"devices_list": _list_devices, "published": _published, "grade": _grade}
+    chosen = [name for name in reports if getattr(options, name)]
+    if not chosen:
+        return None
+    one, *others = chosen
+    unused = ("recipe", "compare", "sweep", "fit", "budget", "hours", "method", "json", "out")
+    others += [name for name in unused if getattr(options, name)]
+    if others:
+        also = options.recipe if others[0] == "recipe" else f"--{others[0].replace('_', '-')}"
+        raise UsageError(
+            f"--{one.replace('_', '-')} prints a table of its own and does not use {also}: run "
+            "them one after the other."
+        )
+    return reports[one]
 
 
 def _plans(options: argparse.Namespace) -> list[tuple[str, Plan]]:
@@ -116,7 +152,10 @@ def _plans(options: argparse.Namespace) -> list[tuple[str, Plan]]:
     given = settings_given(options)
     common: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("device", "devices", "price", "fit", "budget", "hours", "decode_batch")
+        for name in (
+            *("device", "devices", "price", "fit", "budget", "hours", "decode_batch"),
+            *("method", "prompt_tokens", "answer_tokens"),
+        )
     }
     if options.compare and options.sweep:
         raise UsageError("--compare and --sweep both name several plans: use one of them.")
@@ -170,11 +209,12 @@ def _published(console: Console) -> None:
 
 
 def _grade(console: Console) -> None:
-    from lmsmith.plan.grade import cases, grade, summary
+    from lmsmith.api.planning import grades as graded
+    from lmsmith.plan.grade import summary
     from lmsmith.plan.show import bytes_of, duration
 
     grades = []
-    for found in grade(cases()):
+    for found in graded():
         grades.append(found)
         form = bytes_of if found.figure == "memory" else duration
         name, settings = found.case

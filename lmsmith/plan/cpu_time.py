@@ -43,6 +43,14 @@ FACTORS = {
     "tensors": 3.46,
     "Muon, matrices": 29.0,
 }
+# Parts that `calibrate.py` corrects together.
+GROUPS = {
+    "products": ("products of blocks", "attention", "head", "Muon, products"),
+    "memory": ("passes over memory", "AdamW, bytes", "Muon, bytes"),
+    "functions": ("softmax of attention", "loss", "softcap", "dropout", "activation"),
+    "overhead": ("operations", "checkpoints", "micro-batches", "tensors", "Muon, matrices"),
+}
+GROUP_OF = {part: group for group, parts in GROUPS.items() for part in parts}
 # In 8 of 10 configs that a fit did not use, the measured time was between these multiples of the
 # prediction: six-fold cross-validation, and 24 configs that no fit used.
 LOW, HIGH = 0.90, 1.20
@@ -58,7 +66,10 @@ def cpu_parts(config: RunConfig, speeds: Measured, world: int = 1) -> dict[str, 
         rate = RECURRENT * speeds.product_rate(_width(config))
         return {"all layers": n_tokens * flops(config).per_token / rate}
     found = primitives(config, config.model, speeds, world)
-    parts = {name: FACTORS[name] * seconds for name, seconds in found.items()}
+    parts = {
+        name: speeds.corrections.get(GROUP_OF[name], 1.0) * FACTORS[name] * seconds
+        for name, seconds in found.items()
+    }
     return {name: seconds for name, seconds in parts.items() if seconds}
 
 

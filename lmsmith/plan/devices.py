@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsmith.errors import ConfigError
+from lmsmith.plan.calibrate import Timer, calibration
 from lmsmith.plan.here import Measured, measured
 
 STALE_DAYS = 180
@@ -78,15 +79,16 @@ class Device:
         )
 
 
-def device(name: str, price: float | None = None) -> Device:
-    """The device of this name; `price` (dollars per hour) replaces the table's.
+def device(name: str, price: float | None = None, timer: Timer | None = None) -> Device:
+    """The device of this name; `price` (dollars per hour) replaces the table's. `timer` measures
+    steps here, if this machine's speeds are not kept.
 
     Raises ConfigError for an unknown device, naming the nearest, and for a negative price.
     """
     if price is not None and not 0 <= price < float("inf"):
         raise ConfigError(f"price = {price:g}: expected 0 or more dollars per hour.")
     if name == HERE:
-        found = of_machine(measured())
+        found = of_machine(measured(calibration(timer) if timer else None))
     else:
         known = devices()
         if name not in known:
@@ -167,7 +169,8 @@ def _checked(key: str, entry: Mapping[str, Any], path: Path) -> Device:
 def _unknown(name: str, known: Mapping[str, Device]) -> str:
     folded = {key.replace("-", ""): key for key in known}
     word = name.lower().replace("-", "").replace("_", "").replace(" ", "").replace("nvidia", "")
-    near = difflib.get_close_matches(word, folded, n=1, cutoff=0.5)
+    near = [each for each in folded if word and each.startswith(word)]
+    near += difflib.get_close_matches(word, folded, n=1, cutoff=0.5)
     hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     return (
         f"there is no device {name!r}.{hint} Known: {', '.join(known)}, and here (this machine). "

@@ -173,12 +173,23 @@ def _fill_time(
             "--model.size or --train.batch_size."
         )
     lengths = {"train.steps", "train.tokens", "train.epochs", "train.minutes"} & set(given)
+    if "train.epochs" in lengths and config.train.epochs:
+        raise ConfigError(
+            "train.epochs depends on the size of the text, which a plan does not read: give "
+            "--train.tokens instead, or leave it out."
+        )
+    train = config.train
+    if "train.minutes" in lengths and 60 * train.minutes > seconds:
+        raise ConfigError(
+            f"train.minutes = {train.minutes:g}, and only {seconds / 60:,.3g} minutes are "
+            "available: set fewer, or leave it out."
+        )
     if lengths:
-        needed = config.train.steps or round(config.train.tokens / step.tokens)
+        needed = train.steps or round(train.tokens / step.tokens)
         if needed > steps:
             raise ConfigError(
                 f"{needed:,} steps take about {needed * step.seconds / 3600:,.3g} hours, and there "
-                f"are {seconds / 3600:,.3g}: set --steps {steps} or fewer."
+                f"are {seconds / 3600:,.3g}: set --train.steps {steps} or fewer."
             )
         return choice
     choice.chosen["train.tokens"] = steps * step.tokens

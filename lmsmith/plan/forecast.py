@@ -14,6 +14,8 @@ from lmsmith.plan.memory import largest_micro_batch, memory, micro_batch
 from lmsmith.plan.parameters import parameters
 from lmsmith.plan.time import StepTime, step_time
 
+OF_TEXT = "cross-entropy"  # the objective that predictions of a step are for
+OTHER_OBJECTIVE = "costs: `lmsmith plan --method` predicts those of this objective"
 PROCESS = 0.4e9  # bytes of interpreter and libraries
 
 
@@ -23,8 +25,14 @@ def forecast(config: RunConfig, *, gpu: bool, world: int = 1) -> dict[str, Any]:
     `flops_per_token` counts the full square of attention, as PyTorch's counter does;
     `flops_per_step` half of it, and the optimizer. Memory is that of tensors on each device; None
     for models without a tape. Seconds are None unless this machine's speeds are known, from
-    `lmsmith plan --device here`; `notes` says so.
+    `lmsmith plan --device here`; `notes` says so. Of objectives other than the text's
+    cross-entropy only the number of parameters is predicted.
     """
+    if config.train.objective != OF_TEXT:
+        nothing = dict.fromkeys(("flops_per_token", "flops_per_step", "peak_tensor_bytes"))
+        nothing |= dict.fromkeys(("seconds_per_step", "seconds_interval", "seconds"))
+        n = sum(parameter.n for parameter in parameters(config))
+        return {"n_params": n, **nothing, "notes": [OTHER_OBJECTIVE]}
     rows = config.train.batch_size
     tokens = rows * config.model.context_length
     known = isinstance(config.model, GPTConfig) and config.train.engine == "torch"
@@ -49,6 +57,8 @@ def predicted_step(config: RunConfig, *, gpu: bool, world: int = 1) -> tuple[Ste
     """
     if gpu or world > 1:
         return None, "seconds: not predicted, speeds are measured only for one process on a CPU"
+    if config.train.objective != OF_TEXT:
+        return None, OTHER_OBJECTIVE
     if config.train.engine != "torch" or config.train.dtype != "float32":
         return None, "seconds: predicted only for PyTorch in float32 on a CPU"
     speeds = kept(config.train.threads)
@@ -89,10 +99,10 @@ def time_warning(config: RunConfig, seconds: float, *, gpu: bool, world: int = 1
 
 def memory_warning(config: RunConfig, room: float, *, gpu: bool, world: int = 1) -> str:
     """A warning if the run needs more than `room` bytes on a device, with settings that fit; "" if
-    it fits, if `room` is 0 (unknown), or if the model's memory is not predicted.
+    it fits, if `room` is 0 (unknown), or if the run's memory is not predicted.
     """
     known = isinstance(config.model, GPTConfig) and config.train.engine == "torch"
-    if not known or not room:
+    if not known or not room or config.train.objective != OF_TEXT:
         return ""
     room -= 0 if gpu else PROCESS
 

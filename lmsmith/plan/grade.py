@@ -19,7 +19,7 @@ from lmsmith import foreign_json
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
 from lmsmith.errors import ConfigError, TrainingError
-from lmsmith.plan.devices import device
+from lmsmith.plan.devices import Device
 from lmsmith.plan.memory import memory
 from lmsmith.plan.time import step_time
 
@@ -86,12 +86,11 @@ def cases(n: int = N_CASES, seed: int = SEED) -> list[Case]:
     return found
 
 
-def grade(chosen: Sequence[Case], n_steps: int = 4) -> Iterator[Grade]:
-    """Runs each case in a process of its own and yields its two grades.
+def grade(chosen: Sequence[Case], here: Device, n_steps: int = 4) -> Iterator[Grade]:
+    """Runs each case in a process of its own and yields its two grades. `here`: this machine.
 
     Raises TrainingError if a process fails.
     """
-    here = device("here")
     for case in chosen:
         name, settings = case
         config = preset(name).changed(settings, where="a case")

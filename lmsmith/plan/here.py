@@ -6,6 +6,7 @@
     small        bytes/s of operations on arrays that fit the cache
     exponential  numbers/s of softmax
     overhead     seconds of an operation on few numbers, forward and backward
+    corrections  of predicted steps, by timing a few of them (`calibrate.py`)
 
 The measurement is kept in ~/.cache/lmsmith/machine.json for this processor and number of threads,
 and repeated after 30 days. LMSMITH_CACHE names another folder.
@@ -17,7 +18,8 @@ import datetime
 import itertools
 import os
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ KEPT_DAYS = 30
 @dataclass(frozen=True)
 class Measured:
     """Speeds of this machine; see above. `products`: by precision; `by_width`: float32, by width of
-    a square matrix.
+    a square matrix. `corrections`: of predicted steps, see `calibrate.py`.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Measured:
     exponential: float
     overhead: float
     matmul: str = "default"
+    corrections: dict[str, float] = field(default_factory=dict)
 
     def product_rate(self, width: float) -> float:
         """FLOP/s of products whose smaller matrix dimension is `width`, interpolated."""
@@ -59,8 +62,13 @@ class Measured:
         return known[-1][1]
 
 
-def measured(*, again: bool = False) -> Measured:
-    """The kept measurement of this machine, or a new one."""
+def measured(
+    correct: Callable[[Measured], dict[str, float]] | None = None, *, again: bool = False
+) -> Measured:
+    """The kept measurement of this machine, or a new one.
+
+    `correct` measures the corrections. Without it, a new measurement has none and is not kept.
+    """
     threads = omp_threads() or n_cores()
     if not again and (found := kept(threads)) is not None:
         return found
@@ -73,6 +81,9 @@ def measured(*, again: bool = False) -> Measured:
         memory=free_memory(),
         **measure(threads),
     )
+    if correct is None:
+        return found
+    found = replace(found, corrections=correct(found))
     path = _path()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(found))
@@ -83,8 +94,8 @@ def kept(threads: int) -> Measured | None:
     """The measurement of this machine with this number of threads, if there is a recent one."""
     try:
         values: dict[str, Any] = foreign_json.read(_path())
-        found = Measured(**values)
-    except (OSError, ValueError, TypeError):
+        found = Measured(**{**values, "corrections": values["corrections"]})
+    except (OSError, ValueError, TypeError, KeyError):  # of an earlier version, or damaged
         return None
     age = datetime.date.today() - datetime.date.fromisoformat(found.date)
     same = found.name == name() and found.threads == threads

@@ -39,6 +39,7 @@ class Implementation:
                 product, as torchtitan's does
     half        FSDP2 gathers weights in half precision; no copies by autocast
     float8      products inside blocks in float8
+    logits      share of the tokens whose logits are computed
     """
 
     attention: Literal["fused", "math"] = "fused"
@@ -46,6 +47,7 @@ class Implementation:
     selective: bool = False
     half: bool = False
     float8: bool = False
+    logits: float = 1.0
 
 
 LMSMITH = Implementation()

@@ -7,6 +7,7 @@ plan. Neither builds a model or imports torch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from lmsmith.plan.layers import LMSMITH, Implementation
 from lmsmith.plan.memory import Memory, memory, micro_batch
 from lmsmith.plan.parameters import Parameter, by_group, parameters
 from lmsmith.plan.time import StepTime, step_time
+from lmsmith.plan.tuning import Tuning
 
 VOCABULARY = 50257
 HOST_WATTS = 1.3  # a machine draws this many times the power of its accelerators
@@ -48,6 +50,7 @@ class Plan:
     tokens: float
     steps: int
     notes: list[str] = field(default_factory=list)
+    tuning: Tuning | None = None
 
     @property
     def n_parameters(self) -> int:
@@ -69,7 +72,15 @@ class Plan:
     @property
     def total_flops(self) -> float:
         """Of the run, with causal counting."""
-        return self.steps * self.flops["causal"].per_step(self.step.tokens)
+        return self.steps * self.flops_per_step
+
+    @property
+    def flops_per_step(self) -> float:
+        """Of all passes and the optimizer, with causal counting."""
+        causal = self.flops["causal"]
+        if self.tuning is not None:
+            return self.tuning.flops + causal.optimizer
+        return causal.per_step(self.step.tokens)
 
     @property
     def mfu(self) -> float:
@@ -77,6 +88,8 @@ class Plan:
         dtype = self.config.train.dtype
         peak = self.device.peak(dtype if dtype != "auto" else self.device.usual_dtype)
         done = self.step.tokens * self.config.neural.train_flops_per_token()
+        if self.tuning is not None:
+            done = self.tuning.flops
         return done / self.step.seconds / (peak * self.world)
 
     @property
@@ -114,7 +127,7 @@ class Plan:
                 }
                 for name, found in self.flops.items()
             },
-            "flops_per_step": causal.per_step(self.step.tokens),
+            "flops_per_step": self.flops_per_step,
             "optimizer_flops_per_step": causal.optimizer,
             "memory_bytes": {
                 "peak": self.memory.n_bytes,
@@ -148,6 +161,7 @@ class Plan:
                 "price_date": str(self.device.price_date) if self.device.price_date else None,
             },
             "inference": self._inference_as_dict(),
+            "tuning": None if self.tuning is None else dataclasses.asdict(self.tuning),
             "notes": self.notes,
         }
 
@@ -277,14 +291,14 @@ def predict(
         memory=memory(config, gpu=device.gpu, world=world, how=how),
         step=step,
         communication=communication(config, world, n_micro),
-        inference=_generation(config, device, batch_of_inference),
+        inference=generation(config, device, batch_of_inference),
         tokens=tokens,
         steps=steps,
         notes=notes,
     )
 
 
-def _generation(config: RunConfig, device: Device, batch: int) -> Inference | None:
+def generation(config: RunConfig, device: Device, batch: int) -> Inference | None:
     """Costs of generation, in bfloat16 on GPUs and float32 on CPUs."""
     if not isinstance(config.model, GPTConfig):
         return None
@@ -312,8 +326,9 @@ def _length(config: RunConfig, step: StepTime) -> tuple[float, int, str]:
     n = config.neural.n_parameters()
     tokens = CHINCHILLA_RATIO * n
     _, best = EPOCH.best(6 * n * tokens)
+    given = "train.epochs needs the text, so" if train.epochs else "no length given:"
     why = (
-        f"no length given: {CHINCHILLA_RATIO:g} tokens per parameter (Chinchilla); {EPOCH.name} "
+        f"{given} {CHINCHILLA_RATIO:g} tokens per parameter (Chinchilla); {EPOCH.name} "
         f"would spend these FLOPs on {best / 1e9:,.3g}G tokens"
     )
     return tokens, max(1, round(tokens / step.tokens)), why

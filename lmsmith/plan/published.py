@@ -77,20 +77,40 @@ LLAMA_8B: dict[str, Any] = {
 _EAGER, _COMPILED = {"train.compile": "no"}, {"train.compile": "yes"}
 
 
-def _rung(name: str, dtype: str, compiled: bool, how: Implementation, ms: float) -> Published:
-    changes = _COMPILED if compiled else _EAGER
-    settings = {**_GPT2, "train.dtype": dtype, **changes}
-    return Published(f"GPT-2, {name}", "gpt2", settings, "a100-40gb", 1, how, 16384 / ms * 1000)
+def _rung(
+    name: str,
+    dtype: str,
+    compiled: bool,
+    how: Implementation,
+    ms: float,
+    *,
+    padded: bool = False,
+    card: str = "a100-40gb",
+    n_rows: int = 16,
+) -> Published:
+    """A rung of the speed ladder: GPT-2 124M, `ms` milliseconds per step."""
+    changes: dict[str, Any] = {"train.dtype": dtype, "train.batch_size": n_rows}
+    changes |= _COMPILED if compiled else _EAGER
+    changes |= {"model.vocab_multiple": 128} if padded else {}
+    where = "" if card == "a100-40gb" else f" on a {card.upper()}"
+    rate = n_rows * 1024 / ms * 1000
+    return Published(f"GPT-2{where}, {name}", "gpt2", _GPT2 | changes, card, 1, how, rate)
 
 
-# Karpathy's lecture on GPT-2 (build-nanogpt); torchtitan's performance page; llm.c's discussion 481
-# ("in 90 minutes for $20": 10 billion tokens).
+# Karpathy's lecture on GPT-2 (build-nanogpt), and a course that repeated it on a T4; torchtitan's
+# performance page; llm.c's discussion 481 ("in 90 minutes for $20": 10 billion tokens).
 RUNS = (
     _rung("float32", "float32", False, MATH, 1000),
     _rung("TF32", "tf32", False, MATH, 333),
     _rung("bfloat16", "bfloat16", False, MATH, 300),
     _rung("compiled", "bfloat16", True, MATH, 130),
     _rung("FlashAttention", "bfloat16", True, FULL, 96),
+    _rung("padded, fused AdamW", "bfloat16", True, FULL, 90, padded=True),
+    _rung("float32", "float32", False, MATH, 1200, card="t4", n_rows=4),
+    _rung("float16", "float16", False, MATH, 485, card="t4", n_rows=4),
+    _rung("compiled", "float16", True, MATH, 325, card="t4", n_rows=4),
+    _rung("FlashAttention", "float16", True, FULL, 270, card="t4", n_rows=4),
+    _rung("padded, fused AdamW", "float16", True, FULL, 255, padded=True, card="t4", n_rows=4),
     Published(
         "GPT-2, 8 A100, DDP",
         "gpt2",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from lmsmith.plan.predict import Plan
+from lmsmith.plan.tuning import Tuning
 
 WIDTH = 80
 
@@ -19,7 +20,7 @@ def show(plan: Plan) -> str:
         "",
         *_parameters(plan),
         "",
-        *_flops(plan),
+        *(_flops(plan) if plan.tuning is None else _tuning(plan, plan.tuning)),
         "",
         *_memory(plan),
         "",
@@ -65,16 +66,27 @@ def _memory(plan: Plan) -> list[str]:
     return [*lines, f"  the peak is in: {found.moment}"]
 
 
+def _tuning(plan: Plan, found: Tuning) -> list[str]:
+    """FLOPs of a step of preference optimization or reinforcement learning."""
+    lengths = f"{found.answers.prompt:,} + {found.answers.answer:,} tokens"
+    n = found.n_rows // found.group_size
+    of = f"{n:,} prompts x {found.group_size} answers of {lengths}"
+    lines = [f"a step of {found.method}: {of}   {amount(found.flops, 'FLOP')}"]
+    return [*lines, *_shares(found.parts, found.flops, lambda n: amount(n, "FLOP"))]
+
+
 def _step(plan: Plan) -> list[str]:
     step = plan.step
     lines = [
         f"a step of {step.tokens:,} tokens   {duration(step.seconds)}   "
         f"({duration(step.low)} to {duration(step.high)})",
-        *_shares(step.parts, step.seconds, duration),
+        *_shares({n: s for n, s in step.parts.items() if s}, step.seconds, duration),
         f"  {step.tokens_per_second:,.0f} tokens/s; {plan.mfu:.0%} of the peak (MFU)",
     ]
     if plan.communication.n_bytes:
-        lines.append(f"  each device sends {bytes_of(plan.communication.n_bytes)} per step")
+        sent = f"  each device sends {bytes_of(plan.communication.n_bytes)} per step"
+        hidden = not step.parts.get("exchange")
+        lines.append(sent + (", during the backward pass" if hidden else ""))
     if step.efficiency is not None:
         e = step.efficiency
         lines += _wrapped(
@@ -132,10 +144,11 @@ ROWS = (
 
 def compare(plans: Sequence[tuple[str, Plan]]) -> str:
     """Plans side by side, one column each; several blocks if they are wider than 80 columns."""
-    columns = [[name, *_column(plan)] for name, plan in plans]
     first = ["", *ROWS]
-    widths = [max(map(len, column)) + 2 for column in columns]
     label = max(map(len, first))
+    names = [_shortened(name, WIDTH - label - 2) for name, _ in plans]
+    columns = [[name, *_column(plan)] for name, (_, plan) in zip(names, plans, strict=True)]
+    widths = [max(map(len, column)) + 2 for column in columns]
     blocks: list[str] = []
     start = 0
     while start < len(columns):
@@ -151,10 +164,20 @@ def compare(plans: Sequence[tuple[str, Plan]]) -> str:
             blocks.append(name.ljust(label) + "".join(cells))
         blocks.append("")
         start = end
-    notes = dict.fromkeys(note for _, plan in plans for note in plan.notes)
-    return "\n".join(
-        [*blocks[:-1], *(line for note in notes for line in _wrapped(f"note: {note}"))]
-    )
+    notes: dict[str, list[str]] = {}
+    for name, (_, plan) in zip(names, plans, strict=True):
+        for note in dict.fromkeys(plan.notes):
+            notes.setdefault(note, []).append(name)
+    lines = blocks[:-1]
+    for note, of in notes.items():
+        which = "" if len(of) == len(plans) else f" ({', '.join(of)})"
+        lines += _wrapped(f"note{which}: {note}")
+    return "\n".join(lines)
+
+
+def _shortened(name: str, most: int) -> str:
+    """The end of a name that is too long for a column, such as a path."""
+    return name if len(name) <= most else "..." + name[3 - most :]
 
 
 def _column(plan: Plan) -> list[str]:

@@ -148,7 +148,7 @@ def _passes(config: RunConfig, setup: Setup) -> float:
     n_bytes += sum(op.traffic for op in ops)
     if setup.how.loss == "chunked":
         logits = setup.n_rows * model.context_length * model.padded_vocab_size * setup.full
-        n_bytes += (6 + 3 * bool(model.logit_softcap)) * logits
+        n_bytes += (6 + 3 * bool(model.logit_softcap)) * logits * setup.how.logits
     return n_bytes
 
 

@@ -170,7 +170,8 @@ class _Writer(Layers):
         if setup.how.loss != "chunked":
             self._full_loss(x)
             return
-        n = loss_chunk(P, self.N, setup.gpu) * P
+        N = self.N * setup.how.logits
+        n = min(loss_chunk(P, self.N, setup.gpu), N) * P
         soft = bool(model.logit_softcap)
         if setup.mixed:
             temporary = P * D * half + n * max(half + full, (2 + soft) * full + half)
@@ -182,7 +183,7 @@ class _Writer(Layers):
             "loss",
             [x],
             [Tensor(LOSS, 0.0)],
-            saved=[Tensor(LOSS, self.N * D * half), Tensor(LOSS, head)],
+            saved=[Tensor(LOSS, N * D * half), Tensor(LOSS, head)],
             temporary=temporary,
             weights=head * learned,
             temporary_backward=head * (setup.mixed),
@@ -191,7 +192,7 @@ class _Writer(Layers):
     def _full_loss(self, x: Tensor) -> None:
         """All logits at once; the backward pass holds log-probabilities and their gradient."""
         model, setup = self.model, self.setup
-        n = self.N * model.padded_vocab_size
+        n = self.N * setup.how.logits * model.padded_vocab_size
         logits = Tensor(LOSS, n * setup.half)
         head = model.padded_vocab_size * model.d_model * setup.full
         self.tape.op("head product", [x], [logits], saved=[x], weights=head)
@@ -205,6 +206,6 @@ class _Writer(Layers):
             [Tensor(LOSS, 0.0)],
             saved=[Tensor(LOSS, n * setup.full)],
             temporary=n * setup.full * setup.mixed,
-            temporary_backward=n * setup.full * setup.mixed,
+            temporary_backward=n * setup.full,
             traffic=8 * n * setup.full,
         )

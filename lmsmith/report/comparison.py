@@ -98,9 +98,9 @@ def compare_runs(runs: Sequence[Path], on: Text) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.bits_per_byte)
 
 
-def check_output_path(out: Path) -> None:
+def check_output_path(out: Path, beginning: str | bytes = BEGINNING) -> None:
     """Raises UsageError or StorageError if the page cannot be written to `out`. Called first, so
-    that no work is lost.
+    that no work is lost. `beginning`: of files that may be replaced.
     """
     if out.is_dir():
         raise UsageError(
@@ -110,7 +110,7 @@ def check_output_path(out: Path) -> None:
         raise StorageError(atomic.explain(FileNotFoundError(errno.ENOENT, ""), out))
     if not os.access(out.parent, os.W_OK):
         raise StorageError(atomic.explain(PermissionError(errno.EACCES, ""), out))
-    atomic.check_replaceable(out, BEGINNING)
+    atomic.check_replaceable(out, beginning)
 
 
 def comparison_rows(entries: Iterable[Entry]) -> list[list[str]]:

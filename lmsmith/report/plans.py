@@ -18,23 +18,38 @@ pre { overflow-x: auto; }
 """
 
 
+Bars = dict[str, tuple[list[tuple[str, dict[str, float]]], Callable[[float], str]]]
+
+
+def bars(plans: Sequence[tuple[str, Plan]]) -> Bars:
+    """Stacked bars by title: the parts of each plan, by its name, and how to print a number."""
+    memory = [(name, dict(plan.memory.by_kind)) for name, plan in plans]
+    flops = [(name, _flops(plan)) for name, plan in plans]
+    seconds = [(name, dict(plan.step.parts)) for name, plan in plans]
+    return {
+        "Peak memory": (memory, bytes_of),
+        "FLOPs per token": (flops, lambda value: amount(value, "FLOP")),
+        "Time of a step": (seconds, duration),
+    }
+
+
 def plans_page(plans: Sequence[tuple[str, Plan]]) -> str:
     """The HTML document of one or several plans."""
-    memory = [(name, plan.memory.by_kind) for name, plan in plans]
-    flops = [
-        (name, {part: f.total for part, f in plan.flops["causal"].parts.items()})
-        for name, plan in plans
-    ]
-    seconds = [(name, plan.step.parts) for name, plan in plans]
     body = "<h1>Costs before training</h1>"
-    body += stacked_bars("Peak memory", memory, bytes_of)
-    body += stacked_bars("FLOPs per token", flops, lambda value: amount(value, "FLOP"))
-    body += stacked_bars("Time of a step", seconds, duration)
+    for title, (entries, form) in bars(plans).items():
+        body += stacked_bars(title, entries, form)
     if len(plans) > 1:
         body += f"<pre>{text(compare(plans))}</pre>"
     for _, plan in plans:
         body += f"<pre>{text(show(plan))}</pre>"
     return page("Plan", body, style=_STYLE)
+
+
+def _flops(plan: Plan) -> dict[str, float]:
+    """FLOPs per token by part; with a method such as dpo, of all passes of a step."""
+    if plan.tuning is not None:
+        return {part: total / plan.step.tokens for part, total in plan.tuning.parts.items()}
+    return {part: found.total for part, found in plan.flops["causal"].parts.items()}
 
 
 def stacked_bars(

@@ -12,6 +12,7 @@ loop. On CPUs the model is small, and rungs that do not exist there (TF32, compi
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import statistics
 import time
@@ -28,11 +29,17 @@ from lmsmith.config.presets import preset
 from lmsmith.data.batches.windows import Batches
 from lmsmith.errors import ConfigError
 from lmsmith.machine.allocations import allocations
-from lmsmith.machine.products import matmul_rate, use_matmul
+from lmsmith.machine.products import fastest_matmul, matmul_rate, use_matmul
 from lmsmith.models.attention import Attention
 from lmsmith.text.files import plural
 from lmsmith.train.choose import can_compile, n_rows
-from lmsmith.train.device import has_bfloat16, peak_memory_bytes, set_up_process, survey
+from lmsmith.train.device import (
+    has_bfloat16,
+    keep_freed_memory,
+    peak_memory_bytes,
+    set_up_process,
+    survey,
+)
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
 
@@ -50,6 +57,8 @@ PUBLISHED: dict[str, tuple[str, str]] = {
 ACCUMULATED = (
     4  # micro-batches per step on the last rung; the published runs accumulate to 2**19 tokens
 )
+
+SHORT = 0.3  # seconds for the steps of one config, in a calibration
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,19 @@ def time_steps(
     )
 
 
+def seconds_of_step(config: RunConfig, threads: int) -> float:
+    """The median time of a few steps of a temporary model on the CPU; takes about SHORT seconds."""
+    before = torch.get_num_threads()
+    keep_freed_memory()  # as training does
+    try:
+        torch.set_num_threads(threads)
+        with fastest_matmul():
+            seconds = _seconds_of_steps(config, torch.device("cpu"), 12, False, most=SHORT)
+    finally:
+        torch.set_num_threads(before)
+    return statistics.median(seconds[2:])
+
+
 def peak_of_steps(config: RunConfig, device: torch.device) -> int:
     """The most bytes that tensors hold while a temporary model is built and makes two steps."""
     with allocations(device) as found:
@@ -115,8 +137,9 @@ def peak_of_steps(config: RunConfig, device: torch.device) -> int:
 
 
 def _seconds_of_steps(
-    config: RunConfig, device: torch.device, n: int, plain_adamw: bool
+    config: RunConfig, device: torch.device, n: int, plain_adamw: bool, *, most: float = math.inf
 ) -> list[float]:
+    """Seconds of `n` steps, or of at least 5 within `most` seconds."""
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
@@ -140,6 +163,8 @@ def _seconds_of_steps(
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         seconds.append(time.perf_counter() - began)
+        if step >= 4 and sum(seconds) > most:
+            break
     return seconds
 
 

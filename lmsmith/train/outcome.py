@@ -23,6 +23,7 @@ from lmsmith.machine.limits import free_memory
 from lmsmith.models.gpt import GPT
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.lora import add_adapters
+from lmsmith.plan.forecast import OF_TEXT
 from lmsmith.plan.memory import memory
 from lmsmith.train.device import peak_memory_bytes
 from lmsmith.train.ladder import peak_of_steps
@@ -81,7 +82,9 @@ def counted_flops(config: RunConfig) -> float:
 
 def _flops(config: RunConfig, train_seconds: float, notes: list[str]) -> float | None:
     model = config.model
-    if not isinstance(model, GPTConfig) or config.train.engine != "torch":
+    if config.train.objective != OF_TEXT:
+        notes.append("FLOPs: not counted for this objective; `lmsmith plan --method` predicts them")
+    elif not isinstance(model, GPTConfig) or config.train.engine != "torch":
         notes.append("FLOPs: not counted, PyTorch's counter does not see this model's products")
     elif COUNTER + PER_LAYER * model.n_layer > SHARE * train_seconds:
         notes.append(f"FLOPs: not counted, it would take more than {SHARE:.0%} of the run")
@@ -100,6 +103,7 @@ def _peak(
     if device.type == "cuda":
         return peak_memory_bytes(device)
     known = isinstance(config.model, GPTConfig) and config.train.engine == "torch"
+    known = known and config.train.objective == OF_TEXT
     if device.type != "cpu" or not known or config.lora.rank or per_step is None:
         notes.append("peak memory of tensors: not measured for this kind of run")
         return None

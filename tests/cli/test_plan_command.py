@@ -36,6 +36,18 @@ def test_json_is_the_only_output_and_another_file_is_kept(lmsmith: Lmsmith) -> N
     assert (lmsmith.cwd / "book.txt").read_text() == "It was late."
 
 
+def test_a_method(lmsmith: Lmsmith) -> None:
+    options = ("--preset", "gpt2", "--method", "grpo", "--rl.kl_weight", 0.1, "--lora.rank", 8)
+    lengths = ("--prompt-tokens", 64, "--answer-tokens", 128)
+    done = lmsmith("plan", *options, *lengths, "--json")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)["tuning"]
+    assert list(found["parts"]) == [
+        *("policy", "rollout: prompts", "rollout: answers", "reference model")
+    ]
+    assert list(found["extra_bytes"]) == ["reference model", "merged weights of the rollout"]
+
+
 def test_lists(lmsmith: Lmsmith) -> None:
     done = lmsmith("plan", "--devices-list")
     assert "h100: https://glennklockwood.com/garden/processors/h100" in done.out
@@ -53,6 +65,10 @@ def test_wrong_use_gives_one_line(lmsmith: Lmsmith) -> None:
         (("--fit", "8GB", "--preset", "gpt2-xl"), "GB are missing"),
         (("--preset", "gpt2", "--model.n_head", "7"), "n_head"),
         (("nothing.toml",), "neither a recipe"),
+        (("--published", "--grade"), "does not use --grade: run them one after the other"),
+        (("--grade", "--json"), "does not use --json"),
+        (("--devices-list", "gpt2.toml"), "does not use gpt2.toml"),
+        (("--method", "dpo", "--prompt-tokens", "0"), "expected a whole number, 1 or more"),
     ):
         done = lmsmith("plan", *options)
         assert done.status == 2, done.out

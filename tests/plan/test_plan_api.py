@@ -10,18 +10,16 @@ from typing import Any
 import pytest
 
 import lmsmith
-from lmsmith.api.planning import plans_html, sweep
+from lmsmith.api.planning import plans_file, sweep
 from lmsmith.errors import ConfigError, LmsmithError, UsageError
 from lmsmith.plan.communication import communication
 from lmsmith.plan.compute_optimal import EPOCH, HOFFMANN, by_ratio
 from lmsmith.plan.devices import STALE_DAYS, device, devices
 from lmsmith.plan.fit import parse_bytes, parse_dollars
-from lmsmith.plan.flops import flops
 from lmsmith.plan.inference import cache_per_token
 from lmsmith.plan.memory import memory
 from lmsmith.plan.predict import config_for
 from lmsmith.plan.show import WIDTH, compare, duration
-from lmsmith.plan.tuning import dpo, grpo
 
 SIXTEEN = {"train.batch_size": 16}
 
@@ -116,6 +114,17 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"preset": "llama", "hours": 1e-9}, r"even --model.size 1 takes"),
     ({"preset": "gpt2", "hours": 1e-9}, r"one step takes about"),
     ({"preset": "gpt2", "device": "h100-96gb", "budget": "5usd"}, "give --price"),
+    ({"preset": "gpt2", "hours": 1, "settings": {"train.minutes": 90.0}}, "only 60 minutes are"),
+    ({"preset": "gpt2", "hours": 1, "settings": {"train.epochs": 2.0}}, "give --train.tokens"),
+    ({"device": "a100"}, "Did you mean 'a100-40gb'"),
+    ({"method": "gppo"}, "Did you mean 'grpo'"),
+    ({"method": "dpo", "prompt_tokens": 2000}, "exceed model.context_length"),
+    ({"method": "dpo", "prompt_tokens": -1}, "prompt_tokens = -1: expected 1 or more"),
+    ({"prompt_tokens": 5}, "need a method"),
+    ({"method": "grpo", "devices": 2}, "runs in one process"),
+    ({"method": "grpo", "settings": {"train.batch_size": 9}}, "not a multiple of rl.group_size"),
+    ({"preset": "lstm", "method": "dpo"}, "known for Transformers"),
+    ({"preset": "gpt2", "method": "dpo", "hours": 1.0}, "for training on text only"),
     ({"preset": "gpt2", "hours": 0.01, "settings": {"train.steps": 10**6}}, "or fewer"),
 ]
 
@@ -157,6 +166,27 @@ def test_choices_for_memory_time_and_money() -> None:
     assert 99 < paid.dollars <= 100
 
 
+def test_a_note_names_the_plans_that_it_is_about() -> None:
+    names = ("gpt2", "llama")
+    options: dict[str, Any] = {"fit": "8GB", "device": "a100-80gb", "price": 1.0}
+    plans = [(name, lmsmith.plan(preset=name, **options)) for name in names]
+    text = compare(plans)
+    assert "note (gpt2): chosen: --train.micro_batch_size" in text
+    assert "note (llama): chosen: --model.size" in text
+    text = compare([(name, plans[0][1]) for name in names])
+    assert "note: chosen: --train.micro_batch_size" in text
+    assert plans[0][1].device.memory == 8e9
+    assert plans[0][1].fits
+
+
+def test_minutes_within_the_hours() -> None:
+    settings = {"train.minutes": 30.0}
+    plan = lmsmith.plan(preset="gpt2", hours=1, price=1.0, settings=settings)
+    assert 0.49 < plan.hours <= 0.5
+    epochs = lmsmith.plan(preset="gpt2", settings={"train.epochs": 2.0})
+    assert any("train.epochs needs the text" in note for note in epochs.notes)
+
+
 def test_sizes_of_limits() -> None:
     assert parse_bytes("24GB") == 24e9
     assert parse_bytes(" 80 GiB ") == 80 * 2**30
@@ -169,9 +199,12 @@ def test_a_sweep_and_a_comparison(tmp_path: Path) -> None:
     )
     assert [plan.config.model.context_length for _, plan in found] == [1024, 4096]
     assert found[1][1].memory.n_bytes > 1.8 * found[0][1].memory.n_bytes
-    text = compare([*found, *found, *found])
+    path = "/a/very/long/path" * 6
+    text = compare([*found, *found, *found, (path, found[0][1])])
     assert max(map(len, text.splitlines())) <= WIDTH
-    page = plans_html(found, tmp_path / "plan.html").read_text()
+    assert path[-40:] in text
+    assert path not in text
+    page = plans_file(found, tmp_path / "plan.html").read_text()
     assert page.count("<svg") == 6  # memory, FLOPs and time, one bar each
     assert "optimizer state" in page
     with pytest.raises(ConfigError, match="there is no setting 'context_lenght' to sweep"):
@@ -217,19 +250,20 @@ def test_the_cache_of_a_known_model() -> None:
     assert cache_per_token(config.model) == 131_072  # type: ignore[arg-type]
 
 
-def test_preference_optimization_and_reinforcement_learning() -> None:
-    given = {"preset": "gpt2", "model.vocab_size": 50257}
-    config, _ = config_for(None, given, "here")
-    F = flops(config).forward
-    pairs = dpo(config, 4, 100)
-    assert pairs.flops == pytest.approx(4 * 2 * 100 * (3 * F + F))
-    assert pairs.reference_bytes == 4 * config.neural.n_parameters()
-    group = grpo(config, 2, 8, prompt_tokens=50, answer_tokens=100)
-    read = 2 * 8 * 150
-    assert group.parts["rollout"] == pytest.approx(F * (2 * 50 + 16 * 100))
-    assert group.flops == pytest.approx(F * (100 + 1600 + read * (1 + 3 + 1)))
-    adapters = config.changed({"lora.rank": 8}, where="here")
-    assert dpo(adapters, 1, 1).reference_bytes == 0
+def test_a_method(tmp_path: Path) -> None:
+    """What each count is, `test_plan_tuning.py` compares with PyTorch's counter."""
+    given: dict[str, Any] = {"preset": "gpt2", "prompt_tokens": 50, "answer_tokens": 100}
+    plan = lmsmith.plan(**given, method="grpo", settings={"rl.kl_weight": 0.1})
+    assert plan.tuning is not None
+    assert plan.memory.by_kind["reference model"] == 4 * 124_439_808
+    assert list(plan.tuning.parts) == [
+        *("policy", "rollout: prompts", "rollout: answers", "reference model")
+    ]
+    assert max(map(len, str(plan).splitlines())) <= WIDTH
+    lora = lmsmith.plan(**given, method="dpo", settings={"lora.rank": 8})
+    assert lora.tuning is not None
+    assert lora.tuning.flops < lmsmith.plan(**given, method="dpo").tuning.flops  # type: ignore[union-attr]
+    assert plans_file([("grpo", plan)], tmp_path / "grpo.html").read_text().count("<svg") == 3
 
 
 def test_years_of_the_worked_figure() -> None:

@@ -1,5 +1,6 @@
 """FLOPs by part, against PyTorch's counter with math attention, and published figures."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import lmsmith
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
 from lmsmith.loss import summed_cross_entropy
@@ -16,6 +18,7 @@ from lmsmith.models.gpt_costs import BLOCK, blocks, keys_per_query
 from lmsmith.models.lora import add_adapters
 from lmsmith.optim.groups import Optimizers
 from lmsmith.plan.flops import flops
+from lmsmith.plan.parameters import parameters
 from lmsmith.plan.published import nanochat
 
 SIZE = {
@@ -174,8 +177,38 @@ def test_worked_figures_by_part() -> None:
     assert shares["feed-forward"] / (1 - shares["head"]) == pytest.approx(0.69, abs=0.005)
     long = flops(worked(16_384), "full")
     assert 16_384 * long.forward == pytest.approx(149.5e12, rel=5e-4)
+    assert 16 * long.forward / found.forward == pytest.approx(33.1, abs=0.05)
     attention = long.parts["scores"].forward + long.parts["values"].forward
     assert attention / long.forward == pytest.approx(0.55, abs=0.005)
+
+
+def test_worked_number_of_parameters() -> None:
+    V, L, D, F = 50257, 48, 1600, 6400
+    n = 2 * V * D + L * (4 * D**2 + 3 * D * F + 2 * D) + D
+    assert sum(p.n for p in parameters(worked(1024))) == n == 2_127_057_600
+    assert 4 * n == pytest.approx(8.5e9, rel=0.005)
+    assert flops(worked(1024)).optimizer_elementwise == 15 * n
+
+
+def test_gpt3s_data_was_seen_less_than_once() -> None:
+    """300 billion tokens by weight; two of the paper's epochs do not follow from its table."""
+    table = {  # billions of tokens, weight, epochs in the paper
+        "Common Crawl": (410, 0.60, 0.44),
+        "WebText2": (19, 0.22, 2.9),
+        "Books1": (12, 0.08, 1.9),
+        "Books2": (55, 0.08, 0.43),
+        "Wikipedia": (3, 0.03, 3.4),
+    }
+    assert sum(size for size, _, _ in table.values()) == 499
+    errors = {name: 300 * w / n / epochs - 1 for name, (n, w, epochs) in table.items()}
+    assert {name for name, error in errors.items() if abs(error) > 0.06} == {
+        "WebText2",
+        "Wikipedia",
+    }
+    text = (Path(lmsmith.__file__).parent.parent / "docs/accounting.md").read_text("utf-8")
+    for name in ("WebText2", "Wikipedia"):
+        n, w, _ = table[name]
+        assert f"{w} · 300 / {n} = {300 * w / n:.1f}" in text
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import pytest
 
 from lmsmith.config.presets import preset
-from lmsmith.plan import grade as module
 from lmsmith.plan.devices import Device
 from lmsmith.plan.grade import Grade, cases, grade, summary
 from lmsmith.plan.here import Measured
@@ -50,9 +49,8 @@ def test_the_summary() -> None:
 
 
 @pytest.mark.slow
-def test_a_case_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "device", lambda name: HERE)
-    memory, time = grade(cases()[:1], n_steps=2)
+def test_a_case_in_a_process_of_its_own() -> None:
+    memory, time = grade(cases()[:1], HERE, n_steps=2)
     assert memory.figure == "memory"
     assert abs(memory.error) < 0.1
     assert memory.inside

@@ -131,6 +131,7 @@ def test_worked_figure_of_gpt2_xls_shape() -> None:
     B, T, D, H, L, V = 1, 1024, 1600, 25, 48, 50257
     formula = 4 * B * (L * (20 * T * D + 2 * H * T * T) + T * D + T * V)
     assert formula == pytest.approx(16.6e9, rel=0.005)
+    assert [16 * n + rows * formula <= 80e9 for rows in (2, 3)] == [True, False]
     how = Implementation(attention="math", loss="full")
     peak = memory(config, gpu=True, how=how)
     # Before the first gradient exists: parameters, state and activations.

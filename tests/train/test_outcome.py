@@ -103,6 +103,21 @@ def test_what_would_take_long_is_not_measured(monkeypatch: pytest.MonkeyPatch) -
     assert outcome(lstm, CPU, n_params=7, steps=0, train_seconds=0.0)["seconds_per_step"] is None
 
 
+@pytest.mark.parametrize("objective", ["preferences", "rl"])
+def test_other_objectives_are_not_measured_as_text(objective: str) -> None:
+    """Their losses need other batches, so a step on text would raise after hours of training."""
+    config = config_of(**{"train.objective": objective, "data.sources": ("arithmetic",)})
+    found = outcome(config, CPU, n_params=7, steps=10**6, train_seconds=10.0**6)
+    expected = forecast(config, gpu=False)
+    for key in ("flops_per_token", "peak_tensor_bytes"):
+        assert found[key] is None
+        assert expected[key] is None
+    assert found["seconds_per_step"] == 1
+    assert predicted_step(config, gpu=False)[0] is None
+    for of in (found, expected):
+        assert "plan --method" in of["notes"][0]
+
+
 @pytest.mark.usefixtures("known_speeds")
 def test_seconds_are_predicted_from_measured_speeds() -> None:
     config = config_of()

@@ -1,0 +1,94 @@
+"""Corrections of predicted steps: synthetic machines, and what is kept of a measurement."""
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmsmith.config import RunConfig
+from lmsmith.machine import speeds as of_machine
+from lmsmith.plan.calibrate import LEAST, MOST, calibration, configs, corrections
+from lmsmith.plan.cpu_time import FACTORS, GROUP_OF, GROUPS, cpu_parts
+from lmsmith.plan.grade import cases
+from lmsmith.plan.here import kept, measured
+from lmsmith.train.ladder import seconds_of_step
+
+SPEEDS: dict[str, Any] = {
+    "products": {"float32": 1e11},
+    "by_width": {"64": 1e11, "256": 2e11},
+    "attention": 1e11,
+    "copy": 1e10,
+    "small": 5e10,
+    "exponential": 1e9,
+    "overhead": 5e-6,
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LMSMITH_CACHE", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(of_machine, "measure", lambda threads: dict(SPEEDS))
+    return tmp_path / "machine.json"
+
+
+def test_every_part_belongs_to_one_group() -> None:
+    assert GROUP_OF.keys() == FACTORS.keys()
+    assert sum(map(len, GROUPS.values())) == len(FACTORS)
+
+
+def test_corrections_of_a_synthetic_machine() -> None:
+    draw = random.Random(0)
+    true = dict(zip(GROUPS, (1.3, 0.7, 1.1, 1.8), strict=True))
+    timed = []
+    for _ in range(12):
+        parts = {part: draw.random() ** 4 for part in GROUP_OF}
+        timed.append((parts, sum(true[GROUP_OF[part]] * x for part, x in parts.items())))
+    assert corrections(timed) == pytest.approx(true, rel=0.08)
+    disturbed = [(timed[0][0], 3 * timed[0][1]), *timed[1:]]
+    assert corrections(disturbed) == pytest.approx(true, rel=0.1)
+    slow = corrections([(parts, 9 * seconds) for parts, seconds in timed])
+    assert set(slow.values()) == {MOST}
+    assert LEAST <= min(corrections([(p, s / 9) for p, s in timed]).values()) < 0.4
+
+
+def test_a_machine_twice_as_slow_in_everything() -> None:
+    def timer(config: RunConfig) -> float:
+        return 2 * sum(cpu_parts(config, plain).values())
+
+    plain = measured()
+    found = calibration(timer)(plain)
+    assert found == pytest.approx(dict.fromkeys(GROUPS, 2.0), rel=0.15)
+
+
+def test_configs_are_not_those_of_the_grades() -> None:
+    found = list(configs())
+    assert 8 <= len(found) <= 16
+    graded = {settings["model.vocab_size"] for _, settings in cases(200, 1)}
+    assert not graded & {config.model.vocab_size for config in found}
+
+
+def test_a_measurement_is_kept_with_its_corrections(cache: Path) -> None:
+    calls = []
+
+    def correct(speeds: Any) -> dict[str, float]:
+        calls.append(speeds)
+        return dict.fromkeys(GROUPS, 1.5)
+
+    assert measured().corrections == {}
+    assert not cache.exists()  # without corrections it is not kept
+    first = measured(correct)
+    assert measured(correct) == kept(1) == first
+    assert len(calls) == 1
+    config = next(configs())
+    assert sum(cpu_parts(config, first).values()) == pytest.approx(
+        1.5 * sum(cpu_parts(config, dataclasses.replace(first, corrections={})).values())
+    )
+    cache.write_text(cache.read_text().replace("corrections", "other"))  # of an earlier version
+    assert kept(1) is None
+
+
+def test_a_step_is_timed() -> None:
+    assert 1e-4 < seconds_of_step(next(configs()), 1) < 10
