@@ -2,8 +2,8 @@
 
     python benchmarks/demo_chat.py [--seeds 5] [--minutes 1.8] [--out FOLDER]
 
-For each seed: the base model trains on stories for `--minutes`, as `lmsmith demo` does, with this
-seed; then the stages of `lmsmith.demo_chat` follow, with their own time. Prints the table of each
+For each seed: the base model trains for `--minutes`, as `lmsmith demo --chat` does, with this seed;
+then the stages of `lmsmith.demo_chat` follow, with their own time. Prints the table of each
 seed, and how many seeds answer at least 80% of the questions after SFT.
 """
 
@@ -16,9 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lmsmith import demo_chat
-from lmsmith.demo import CHAT_MODEL, N_BYTES, TOKENIZER
-from lmsmith.text.stories import write_stories
-from lmsmith.train.start import train
+from lmsmith.demo import demo
 
 GOAL = 0.8
 
@@ -32,17 +30,9 @@ def main() -> None:
     quiet, good = Console(quiet=True), 0
     for seed in range(1, given.seeds + 1):
         folder = given.out / f"seed-{seed}"
-        folder.mkdir(parents=True)
         demo_chat.SEED = seed
-        write_stories(folder / "stories.jsonl", N_BYTES, seed)
-        settings = {
-            "train.minutes": given.minutes,
-            "train.seed": seed,
-            "tokenizer": TOKENIZER,
-            **CHAT_MODEL,
-        }
-        base, _ = train(
-            [str(folder / "stories.jsonl")], settings, out=folder / "run-1", console=quiet
+        base, _ = demo(
+            folder, given.minutes, console=quiet, started=time.monotonic(), chat=True, seed=seed
         )
         began, cpu = time.monotonic(), time.process_time()
         _, _, ladder = demo_chat.climb(base, folder, console=quiet)

@@ -28,7 +28,7 @@ import lmsmith
 from lmsmith.chat.rl.tasks import ARITHMETIC
 from lmsmith.extend import Context, Hook
 
-START, STOP = 0.3, 0.9
+START, STOP = 0.3, 0.86
 MODEL = {
     "model.n_layer": 2,
     "model.d_model": 64,
@@ -55,10 +55,11 @@ RL: dict[str, Any] = {
     "rl.group_size": 8,
     "rl.scale": "none",
     "rl.average": "sum",
-    "optim.learning_rate": 1e-4,
+    "optim.learning_rate": 5e-4,
     "optim.beta2": 0.99,
-    "train.eval_every": 25,
-    "train.log_every": 5,
+    "train.eval_every": 50,
+    "train.log_every": 10,
+    "rl.eval_problems": 500,
     "train.stop_at_val_loss": 1 - STOP,
 }
 
@@ -102,7 +103,7 @@ class Enough(Hook):
 
         with inference(context.model):
             writer = TextModel.of(context.model, context.corpus.tokenizer)
-            found = _accuracy(writer, context.model, context.run, 200, continue_texts)
+            found = _accuracy(writer, context.model, context.run, 500, continue_texts)
         print(f"  tuned for {context.step} steps: {found:.1%}", flush=True)
         if found >= START:
             context.request_stop(f"{found:.1%} of the sums are right")

@@ -3,15 +3,17 @@
 The stories are sampled from a probabilistic grammar (`lmsmith.text.stories`), so the probability of
 each held-out story is known exactly. It gives the bits per byte that no model can beat on average.
 The run's summary and report show the model between this lower bound and gzip and xz.
+
+With `chat`, the model will become a chat model (`demo_chat.py`), so its text also has some little
+stories with questions: the tokenizer then has their words, and the model their form. The bound does
+not hold for this text, so it is not shown.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +23,7 @@ from lmsmith.errors import StorageError
 from lmsmith.strict_json import write_json
 from lmsmith.text.documents import Documents
 from lmsmith.text.held_out import split_documents
+from lmsmith.text.little_questions import write_little_texts
 from lmsmith.text.stories import score_story, write_stories
 from lmsmith.train.log import say
 from lmsmith.train.start import train
@@ -33,13 +36,16 @@ CHAT_MODEL: dict[str, Any] = {
     "model.n_layer": 3,
     "model.n_head": 4,
     "model.d_model": 128,
-    "model.ngram_tables": (),
+    "model.ngram_table_size": 4096,
     "model.context_length": 256,
     "train.batch_size": 8,
 }
-"""The model that becomes a chat model. It answers questions by copying words of a passage, which
-attention does and n-gram tables do not. A small model makes more steps in the same time.
+"""The model that becomes a chat model. A small model makes more steps in the same time. Its n-gram
+tables give a position the words before it, so that "hat" in "Ben put the hat" has the name; a
+model without them learns much later who did what (`docs/log.md`).
 """
+N_LITTLE = 5000
+"""Little stories with questions in the text of that model, a third of it."""
 
 
 def demo(
@@ -48,29 +54,41 @@ def demo(
     *,
     console: Console,
     started: float,
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    chat: bool = False,
+    seed: int = SEED,
 ) -> tuple[Path, dict[str, Any]]:
     """Writes OUT/stories.jsonl, trains OUT/run-N on it (N: the next free number), and returns the
-    run's folder and summary. `started`: the time.monotonic() from which `minutes` count;
-    `settings`: of the run. Raises StorageError if OUT cannot be written.
+    run's folder and summary. `started`: the time.monotonic() from which `minutes` count; `chat`:
+    the model will become a chat model; `seed`: of text and training. Raises StorageError if OUT
+    cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(atomic.explain(error, out)) from error
     stories = out / "stories.jsonl"
-    n_stories = write_stories(stories, N_BYTES, SEED)
+    n_stories = write_stories(stories, N_BYTES, seed)
     say(console, f"wrote {n_stories:,} stories, generated from a grammar, to {stories}")
+    sources = [stories]
+    if chat:
+        sources.append(out / "little.jsonl")
+        write_little_texts(sources[1], N_LITTLE, seed)
+        say(console, f"wrote {N_LITTLE:,} little stories with questions to {sources[1]}")
     number = next(n for n in itertools.count(1) if not (out / f"run-{n}").exists())
     run, summary = train(
-        [str(stories)],
-        {"train.minutes": minutes, "tokenizer": TOKENIZER, **settings},
+        [str(source) for source in sources],
+        {
+            "train.minutes": minutes,
+            "train.seed": seed,
+            "tokenizer": TOKENIZER,
+            **(CHAT_MODEL if chat else {}),
+        },
         out=out / f"run-{number}",
         console=console,
         started=started,
         reserve_seconds=SCORE_SECONDS,
     )
-    if summary["finished"] != "signal":
+    if summary["finished"] != "signal" and not chat:
         summary["baselines"]["source"] = source_bits_per_byte(stories)
         write_json(run / "summary.json", summary)
         bound = summary["baselines"]["source"]

@@ -206,14 +206,10 @@ def demo(
     `progress` and `started`: as in `train`.
     """
     started = time.monotonic() if started is None else started
-    from lmsmith.demo import CHAT_MODEL
     from lmsmith.demo import demo as tour
 
     with showing(progress) as console:
-        settings = CHAT_MODEL if chat else {}
-        folder, summary = tour(
-            Path(out), minutes, console=console, started=started, settings=settings
-        )
+        folder, summary = tour(Path(out), minutes, console=console, started=started, chat=chat)
         run = _ended(folder, summary)
         if not chat:
             return run

@@ -2,15 +2,19 @@
 
     asked = little_question("where", seed=1, index=0)
     asked.messages      # [{"role": "user", "content": "One day, Ben ... Where is the hat now?"}]
-    asked.answer        # "It is in the park."
+    asked.answer        # "in the park"
 
-Kinds: who, what, where (the answer is a word of the passage), continue (any sentence that can come
-next), and sum (`story_sums`). `lmsmith.text.story_questions` has the form of a question, `correct`,
-and the rule that holds out one story in eight.
+Kinds: who, what, where (the answer is words of the passage), continue (any sentence that can come
+next), and sum (`story_sums`). Answers are as short as possible, and a conversation asks everything
+that its story answers: the more answers per token, the sooner a small model learns to look them up
+and not to guess. `lmsmith.text.story_questions` has the form of a question, `correct`, and the rule
+that holds out one story in eight.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 from random import Random
 
@@ -24,7 +28,8 @@ KINDS = (*ABOUT, "continue", "sum")
 CHANCE = {"who": 1 / 2, "what": 1 / 2, "where": 1 / 2, "continue": 0.0}
 """Of a guess among the people, the things or the places of the passage."""
 SUMS = 0.2  # of the conversations
-MOST_TURNS = 4
+CONTINUED = 0.5  # of the conversations about stories
+N_SUMS = 4  # of a conversation about sums
 
 
 def little_question(kind: str, seed: int, index: int, *, held_out: bool = False) -> Question:
@@ -32,7 +37,7 @@ def little_question(kind: str, seed: int, index: int, *, held_out: bool = False)
     if kind not in KINDS:
         raise ValueError(f"there are no questions of kind {kind!r}, expected one of {KINDS}")
     if kind == "sum":
-        return question("sum", seed, index, held_out=held_out)
+        return _sum(seed, index, held_out)
     random = Random(f"little {kind} {seed} {index} {held_out}")
     while True:
         told = _told(random, held_out)
@@ -43,19 +48,18 @@ def little_question(kind: str, seed: int, index: int, *, held_out: bool = False)
 
 
 def little_conversation(seed: int, index: int, *, held_out: bool = False) -> list[dict[str, str]]:
-    """The messages of conversation number `index`: up to four questions about a story, or about
-    sums.
+    """The messages of conversation number `index`: all questions about a story in random order, or
+    some sums.
     """
     random = Random(f"little conversation {seed} {index} {held_out}")
-    numbers = range(index * MOST_TURNS, (index + 1) * MOST_TURNS)
     if random.random() < SUMS:
-        every = [question("sum", seed, number, held_out=held_out) for number in numbers]
-        return [message for one in every for message in one.solved]
+        numbers = range(index * N_SUMS, (index + 1) * N_SUMS)
+        return [message for n in numbers for message in _sum(seed, n, held_out).solved]
     told = _told(random, held_out)
-    chosen = random.sample(told.asked, min(MOST_TURNS, len(told.asked)))
-    every = [_filled(asked, random) for asked in chosen]
-    if random.random() < 0.25:
-        every[-1] = _next(told, random)
+    every = [_filled(asked, random) for asked in told.asked]
+    if random.random() < CONTINUED:
+        every.append(_next(told, random))
+    random.shuffle(every)
     every[0] = _after(told, every[0])
     return [message for one in every for message in one.solved]
 
@@ -64,6 +68,15 @@ def write_little_conversations(path: Path, n: int, seed: int, *, held_out: bool 
     """Writes conversations 0 to n - 1 of a seed, one JSON object a line. Raises StorageError."""
     every = (little_conversation(seed, index, held_out=held_out) for index in range(n))
     atomic.write(path, "".join(to_json({"messages": each}) + "\n" for each in every))
+
+
+def write_little_texts(path: Path, n: int, seed: int) -> None:
+    """Writes the same conversations as plain texts, a message per line, for a base model. Raises
+    StorageError.
+    """
+    every = (little_conversation(seed, index) for index in range(n))
+    texts = ("\n".join(message["content"] for message in each) for each in every)
+    atomic.write(path, "".join(to_json({"text": text}) + "\n" for text in texts))
 
 
 def write_little_pairs(path: Path, n: int, seed: int) -> None:
@@ -92,10 +105,16 @@ def _told(random: Random, held_out: bool) -> LittleStory:
 
 
 def _filled(asked: Asked, random: Random) -> Question:
-    wrong = asked.answer.format(random.choice(asked.others))
-    answer = asked.answer.format(asked.point)
     messages = ({"role": "user", "content": asked.question},)
-    return Question(asked.kind, messages, answer, asked.point, wrong, CHANCE[asked.kind])
+    wrong = random.choice(asked.others)
+    return Question(asked.kind, messages, asked.answer, asked.answer, wrong, CHANCE[asked.kind])
+
+
+def _sum(seed: int, index: int, held_out: bool) -> Question:
+    """A told sum whose answer is the bare number."""
+    told = question("sum", seed, index, held_out=held_out)
+    (wrong,) = re.findall(r"\d+", told.wrong)
+    return dataclasses.replace(told, answer=told.short, wrong=wrong)
 
 
 def _next(told: LittleStory, random: Random) -> Question:

@@ -2,7 +2,7 @@
 
     told = little_story(Random(1))
     told.text        # "One day, Ben put the hat in the box. Then Mia took the hat to the park."
-    told.asked       # (Asked("where", "Where is the hat now?", "It is {}.", "in the park"...
+    told.asked       # (Asked("where", "Where is the hat now?", "in the park"...
     told.following   # sentences that can come next, the most natural one first
 
 The long stories of `stories.py` have a few questions per hundred tokens. A small model learns to
@@ -29,14 +29,13 @@ PLACES = ("park", "house", "barn", "meadow", "garden", "kitchen", "market", "for
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a little story. `answer`: a sentence with a place for the point, "{} found
-    the hat."; `point`: the words that answer the question; `others`: what else could be there.
+    """A question about a little story. `answer`: the words that answer it; `others`: what else
+    could be there.
     """
 
     kind: str
     question: str
     answer: str
-    point: str
     others: tuple[str, ...]
 
 
@@ -65,14 +64,14 @@ class _World:
     holder: dict[str, str] = field(default_factory=dict)  # thing -> person
     asked: list[Asked] = field(default_factory=list)
 
-    def ask(self, kind: str, question: str, answer: str, point: str) -> None:
+    def ask(self, kind: str, question: str, answer: str) -> None:
         groups = {
             "who": self.people,
             "what": tuple(f"the {thing}" for thing in self.things),
             "where": tuple(f"in the {place}" for place in (*SPOTS, *PLACES)),
         }
-        others = tuple(one for one in groups[kind] if one != point)
-        self.asked.append(Asked(kind, question, answer, point, others))
+        others = tuple(one for one in groups[kind] if one != answer)
+        self.asked.append(Asked(kind, question, answer, others))
 
 
 def little_story(random: Random) -> LittleStory:
@@ -92,9 +91,9 @@ def little_story(random: Random) -> LittleStory:
         sentences.append(f"Then {later.sentence}")
         told.sort(key=later.thing.__eq__)
     for thing, place in world.at.items():
-        world.ask("where", f"Where is the {thing} now?", "It is {}.", f"in the {place}")
+        world.ask("where", f"Where is the {thing} now?", f"in the {place}")
     for thing, person in world.holder.items():
-        world.ask("who", f"Who has the {thing} now?", "It is {}.", person)
+        world.ask("who", f"Who has the {thing} now?", person)
     holders = [(thing, world.holder.get(thing)) for thing in reversed(told)]
     following = tuple(
         f"Then {person} took the {thing} home."
@@ -108,13 +107,8 @@ def _first(world: _World, person: str, thing: str, random: Random) -> str:
     """The first event of a thing: somebody puts it into something, or finds or buys it."""
     verb = random.choice(tuple(PLAIN))
     away = " away" if verb == "put" else ""
-    world.ask("who", f"Who {verb} the {thing}{away}?", "It was {}.", person)
-    world.ask(
-        "what",
-        f"What did {person} {PLAIN[verb]}?",
-        "It was {}.",
-        f"the {thing}",
-    )
+    world.ask("who", f"Who {verb} the {thing}{away}?", person)
+    world.ask("what", f"What did {person} {PLAIN[verb]}?", f"the {thing}")
     taken = set(world.at.values())
     if verb == "put":
         world.at[thing] = random.choice([spot for spot in SPOTS if spot not in taken])
@@ -122,7 +116,7 @@ def _first(world: _World, person: str, thing: str, random: Random) -> str:
     world.holder[thing] = person
     place = random.choice(PLACES)
     asked = f"Where did {person} {PLAIN[verb]} the {thing}?"
-    world.ask("where", asked, "It was {}.", f"in the {place}")
+    world.ask("where", asked, f"in the {place}")
     return f"{person} {verb} the {thing} in the {place}."
 
 
@@ -162,12 +156,11 @@ def _happens(world: _World, event: _Later) -> None:
     """Changes the world, and asks about the event."""
     if event.taker:
         world.holder[event.thing] = event.taker
-        world.ask("who", f"Who gave the {event.thing} away?", "It was {}.",
-                  event.person)  # fmt: skip
+        world.ask("who", f"Who gave the {event.thing} away?", event.person)
         return
     world.holder.pop(event.thing, None)
     world.at[event.thing] = event.place
-    world.ask("who", f"Who took the {event.thing}?", "It was {}.", event.person)
+    world.ask("who", f"Who took the {event.thing}?", event.person)
 
 
 def _other(pair: tuple[str, str], one: str) -> str:

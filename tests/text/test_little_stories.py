@@ -15,7 +15,7 @@ from lmsmith.text.little_questions import (
     write_little_pairs,
 )
 from lmsmith.text.little_stories import little_story
-from lmsmith.text.story_questions import correct, is_held_out
+from lmsmith.text.story_questions import NEXT, correct, is_held_out
 
 EVENT = re.compile(
     r"(?:One \w+,|Then) (\w+) (put|found|bought|took|gave) the (\w+) (?:in|to)(?: the)? (\w+)\."
@@ -73,6 +73,31 @@ def test_somebody_takes_a_thing_home_unless_somebody_else_holds_it() -> None:
         assert set(asked.accepted) == expected
         assert all(correct(asked, sentence) for sentence in expected)
         assert not correct(asked, asked.wrong)
+
+
+def test_a_conversation_asks_everything_about_its_story_in_different_orders() -> None:
+    firsts, kinds = set(), set()
+    for index in range(60):
+        messages = little_conversation(1, index)
+        story, _, first = messages[0]["content"].partition("\n\n")
+        if not first:
+            assert all(re.fullmatch(r"\d+", one["content"]) for one in messages[1::2])
+            continue
+        asked = {first: messages[1]["content"]} | {
+            messages[n]["content"]: messages[n + 1]["content"] for n in range(2, len(messages), 2)
+        }
+        events = EVENT.findall(story)
+        # Two questions about each of the first two events, a third one unless it is "put" (where
+        # the thing is now asks the same), one about a third event, and one about each thing now.
+        n_put = sum(did == "put" for _, did, *_ in events)
+        about = [question for question in asked if question not in NEXT]
+        assert len(about) == 3 * 2 - n_put + (len(events) - 2) + 2
+        for question in about:
+            assert answers(story, question)[-1] == asked[question]
+        firsts.add(first.split()[0])
+        kinds.add(len(asked) - len(about))
+    assert firsts >= {"Who", "What", "Where"}
+    assert kinds == {0, 1}
 
 
 def test_held_out_stories_are_never_in_training() -> None:
