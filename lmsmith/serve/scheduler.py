@@ -6,8 +6,8 @@
     scheduler.cancel(jobs)
 
 Each round of the thread gives every engine one step. Before it, waiting sequences take free slots:
-clients in turn, the requests of one client in order. At most PROMPT_TOKENS tokens of new prompts
-are read in one round (at least one prompt), so that running streams do not stop for long.
+clients in turn, the requests of one client in order. An engine reads new prompts in parts, beside
+the running sequences, so that streams do not stop for long.
 
 Compiled decode kernels may be called by one thread at a time only, so no other thread touches an
 engine. `call` runs any other use of a model in this thread, between two steps.
@@ -32,9 +32,6 @@ from lmsmith.serve.metrics import Metrics
 from lmsmith.serve.pieces import Piece, bytes_of
 
 log = logging.getLogger(__name__)
-
-PROMPT_TOKENS = 2048
-"""Tokens of new prompts that are read between two steps."""
 
 NO_TOKEN = "the model's vocabulary has no token that the schema allows next: ask for plain text."
 
@@ -188,9 +185,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Moves waiting jobs into engines with free slots, clients in turn."""
-        n_tokens = 0
-        prompts: list[Sequence[int]] = []
-        while n_tokens < PROMPT_TOKENS and (job := self._next()):
+        while job := self._next():
             lane = self._lane(job.writer)
             try:
                 job.number = lane.engine.submit(job.request)
@@ -199,9 +194,6 @@ class Scheduler:
                 continue
             job.lane = lane
             lane.jobs[job.number] = job
-            if not any(job.request.ids is ids for ids in prompts):
-                prompts.append(job.request.ids)
-                n_tokens += len(job.request.ids)
 
     def _next(self) -> Job | None:
         """Takes the next job whose model has a free slot."""
