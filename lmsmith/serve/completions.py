@@ -153,7 +153,8 @@ async def answer(
     if asked.echo and asked.logprobs is not None:
         for ids in asked.prompts:
             future = scheduler.call(
-                lambda ids=ids: score_prompt(writer, ids, asked.logprobs or 0)  # type: ignore[misc]
+                lambda ids=ids: score_prompt(writer, ids, asked.logprobs or 0),  # type: ignore[misc]
+                client,
             )
             prompts_shown.append(
                 await until_disconnected(http, asyncio.wrap_future(future), scheduler)
