@@ -33,7 +33,7 @@ from lmsmith.models.attention import State
 if TYPE_CHECKING:
     from lmsmith.generate.cpu import CpuDecoder
 
-PASS_TOKENS = 64
+PASS_TOKENS = 32
 """Tokens of prompts in one pass. From here on the time of a pass grows with the tokens."""
 
 

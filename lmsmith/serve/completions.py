@@ -22,7 +22,7 @@ from lmsmith.serve.answers import (
     Choice,
     EventStream,
     Generation,
-    in_reader,
+    read_in_time,
     until_disconnected,
 )
 from lmsmith.serve.errors import ApiError, bad
@@ -147,7 +147,7 @@ async def answer(
     client: str,
 ) -> Response:
     """The response to a request. Raises ApiError."""
-    asked = await in_reader(read, fields, writer, limits)
+    asked = await read_in_time(read, fields, writer, limits)
     common = asked.common
     prompts_shown: list[list[Shown]] = []
     if asked.echo and asked.logprobs is not None:

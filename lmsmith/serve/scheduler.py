@@ -27,7 +27,7 @@ from lmsmith.generate.engine import Request, Token
 from lmsmith.generate.sampling import Sampling
 from lmsmith.generate.text_model import TextModel
 from lmsmith.serve.errors import ApiError, bad, busy
-from lmsmith.serve.jobs import Job, Lane
+from lmsmith.serve.jobs import Job, Lane, deliver
 from lmsmith.serve.metrics import Metrics
 from lmsmith.serve.pieces import Piece, bytes_of
 from lmsmith.serve.queue import Queue
@@ -206,18 +206,20 @@ class Scheduler:
                 self._fail(job, error)
             return
         self.metrics.add("tokens_prompt_cached", lane.engine.n_tokens_found - n_found)
+        pieces: list[tuple[Job, Piece]] = []
         for token in tokens:
             if token.sequence in lane.jobs:  # else a draft's further tokens, after a stop string
-                self._take(lane.jobs[token.sequence], token)
+                job = lane.jobs[token.sequence]
+                pieces.append((job, self._take(job, token)))
+        deliver(pieces)
         self.metrics.add("tokens_generated", len(tokens))
 
-    def _take(self, job: Job, token: Token) -> None:
-        """Delivers what a token adds to a job."""
+    def _take(self, job: Job, token: Token) -> Piece:
+        """What a token adds to a job."""
         constraint = job.request.constraint
         if constraint is not None and constraint.failed:
             self._remove(job, cancel=not token.finished)
-            self._fail(job, bad(NO_TOKEN, "response_format"))
-            return
+            return Piece(finish="error", error=bad(NO_TOKEN, "response_format"))
         piece = job.pieces.push(token)
         if constraint is not None and constraint.done and not piece.finish:
             piece = job.pieces.end(piece)
@@ -226,7 +228,7 @@ class Scheduler:
         job.n_tokens += 1
         if piece.finish:
             self._remove(job, cancel=not token.finished)
-        job.deliver(piece)
+        return piece
 
     def _expire(self) -> None:
         """Ends jobs that have run out of time."""
@@ -257,7 +259,7 @@ class Scheduler:
 
     def _fail(self, job: Job, error: Exception) -> None:
         job.done = True
-        job.deliver(Piece(finish="error", error=error))
+        deliver([(job, Piece(finish="error", error=error))])
 
     def _end_all(self) -> None:
         stopped = ApiError(503, "the server has stopped.", code="stopping")
