@@ -1,10 +1,12 @@
 """Tokens per second and time to first token of `lmsmith serve`, with one client and with several.
 
     python benchmarks/serve.py RUN [--clients 8] [--requests 6] [--tokens 100] [--weights int8]
-        [--llama-cpp MODEL.gguf] [--llama-cpp-python PYTHON]
+        [--distinct] [--llama-cpp MODEL.gguf] [--llama-cpp-python PYTHON]
 
 Starts a server on a free port of 127.0.0.1 and sends streamed completions from threads that each
 wait for an answer before they send the next request. Every answer has the same number of tokens.
+All requests have the same prompt, which a server may read once; with `--distinct` each has another
+one, of the same words.
 `--llama-cpp` starts llama.cpp's server, too, and the two take turns: `lmsmith export --to gguf`
 writes the file, and PYTHON is an interpreter that has xllamacpp. Measure on an idle machine.
 """
@@ -14,6 +16,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -83,7 +86,11 @@ class Measured:
 
         def client(number: int) -> None:
             for seed in range(1000 * number, 1000 * number + options.requests):
-                asked = (options.prompt, options.tokens, seed, self.more)
+                prompt = options.prompt
+                if options.distinct:
+                    words = prompt.split()
+                    prompt = " ".join(random.Random(seed).choices(words, k=len(words)))
+                asked = (prompt, options.tokens, seed, self.more)
                 done.append(one(self.port, self.model, *asked))
 
         threads = [threading.Thread(target=client, args=(i,)) for i in range(n_clients)]
@@ -168,6 +175,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--weights", default="fp32")
     parser.add_argument("--prompt", default="Once upon a time there was a little")
+    parser.add_argument("--distinct", action="store_true", help="another prompt for each request")
     parser.add_argument("--llama-cpp", type=Path, metavar="MODEL.gguf")
     parser.add_argument("--llama-cpp-python", default=sys.executable, metavar="PYTHON")
     options = parser.parse_args()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,18 @@ from lmsmith.models.interface import LanguageModel
 PIECE = 1 << 14
 """Tokens of a prompt that are read at once."""
 
+PROMPT_TOKENS = 2048
+"""Tokens of prompts that one call of `read` reads one after the other, or one longer prompt."""
+
+
+@dataclass(eq=False)
+class Prompt:
+    """A prompt that is being read into a slot. Decoders have subclasses with more state."""
+
+    slot: int
+    ids: Sequence[int]
+    done: bool = False
+
 
 class Decoder(Protocol):
     """Reads tokens into slots and gives logits. Logits are valid until the next call."""
@@ -36,6 +49,19 @@ class Decoder(Protocol):
         """Reads a prompt into a slot, in place of what was there.
 
         The prompt has 1 to `context_length` tokens.
+        """
+
+    def open(self, slot: int, ids: Sequence[int]) -> Prompt:
+        """Empties a slot, to read a prompt into it with `read`."""
+
+    def read(
+        self, prompts: Sequence[Any], slots: Sequence[int], ids: Sequence[int]
+    ) -> Float[Tensor, "B V"]:
+        """Reads some or all tokens that the prompts lack, the first prompts first, and one more
+        token in each of the slots.
+
+        Gives the logits after each prompt that is `done` now, then those of the slots. The call is
+        short, so that running sequences do not wait long for a prompt.
         """
 
     def step(self, slots: Sequence[int], ids: Sequence[int]) -> Float[Tensor, "B V"]:
@@ -80,6 +106,15 @@ class StateDecoder:
                 logits = self.model.next_logits(piece, self.states[slot])
         return logits[0]
 
+    def open(self, slot: int, ids: Sequence[int]) -> Prompt:
+        self.free(slot)
+        return Prompt(slot, ids)
+
+    def read(
+        self, prompts: Sequence[Prompt], slots: Sequence[int], ids: Sequence[int]
+    ) -> Float[Tensor, "B V"]:
+        return read_in_turn(self, prompts, slots, ids)
+
     def step(self, slots: Sequence[int], ids: Sequence[int]) -> Float[Tensor, "B V"]:
         device = self.model.device
         with inference(self.model):
@@ -94,3 +129,27 @@ class StateDecoder:
 
     def free(self, slot: int) -> None:
         self.states[slot] = None
+
+
+def read_in_turn(
+    decoder: Decoder, prompts: Sequence[Prompt], slots: Sequence[int], ids: Sequence[int]
+) -> Float[Tensor, "B V"]:
+    """`Decoder.read` with `prefill` and `step`: whole prompts, one after the other. Equal prompts
+    are read once.
+    """
+    rows: list[Tensor] = []
+    n_tokens = 0
+    for i, prompt in enumerate(prompts):
+        if n_tokens >= PROMPT_TOKENS:
+            break
+        same = next((k for k in range(i) if prompts[k].ids == prompt.ids), None)
+        if same is not None:
+            decoder.copy(prompts[same].slot, prompt.slot)
+            rows.append(rows[same])
+        else:
+            rows.append(decoder.prefill(prompt.slot, prompt.ids)[None].clone())
+            n_tokens += len(prompt.ids)
+        prompt.done = True
+    if slots:
+        rows.append(decoder.step(slots, ids))
+    return rows[0] if len(rows) == 1 else torch.cat(rows)

@@ -6,10 +6,13 @@
         for token in engine.step():
             ...                                 # token.sequence is a number that submit returned
 
-Each step gives one token to every sequence in the batch (with drafts: at least one). First, waiting
-requests take free slots: each prompt is read once, also for several sequences that continue it.
-Then all running sequences read their last token together. A sequence leaves at one of its end
-tokens, after `max_tokens`, or when it is cancelled, and its slot is free for the next step.
+Waiting requests take free slots. Each step then reads a part of the prompts that are not read yet,
+and the last token of all running sequences, in one pass of the model if the decoder can. It gives
+one token to every sequence that runs, and to those whose prompt is complete (with drafts: at least
+one). So a long prompt delays running sequences by a part of it at a time, and a short one that
+arrives beside it gets its first token at once. Equal prompts are read once. A sequence leaves at
+one of its end tokens, after `max_tokens`, or when it is cancelled, and its slot is free for the
+next step.
 
 **A full context.** A Transformer sees at most T = context_length tokens. When one more would not
 fit, the window slides: the newest T // 2 tokens (at least one) are read again as if the text began
@@ -38,11 +41,10 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from lmsmith.errors import ConfigError, UsageError
-from lmsmith.generate.decoders import Decoder, decoder_for
+from lmsmith.generate.decoders import Decoder, Prompt, decoder_for
 from lmsmith.generate.draft import DRAFT_TOKENS, MAX_ROWS, Drafter
 from lmsmith.generate.sampling import (
     Choice,
@@ -91,6 +93,7 @@ class _Sequence:
     sampler: Sampler
     slot: int = -1
     start: int = 0  # of the window
+    prompt: Prompt | None = None  # while it is being read
 
     @property
     def n_new(self) -> int:
@@ -121,24 +124,26 @@ class Engine:
         self._forbidden = forbidden
         self._free = list(reversed(range(n_slots)))
         self._waiting: deque[_Sequence] = deque()
+        self._reading: list[_Sequence] = []  # have a slot; their prompt is not complete yet
         self._running: list[_Sequence] = []
         self._next_number = 0
 
     @property
     def busy(self) -> bool:
         """Whether a sequence is running or waiting."""
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._reading or self._waiting)
 
     @property
     def unfinished(self) -> list[int]:
         """The numbers of the sequences that are running or waiting."""
-        return [s.number for s in (*self._running, *self._waiting)]
+        return [s.number for s in (*self._running, *self._reading, *self._waiting)]
 
     @property
     def n_tokens_found(self) -> int:
-        """Tokens of prompts that were found in the prefix cache."""
+        """Tokens of prompts that were not read again: found in the prefix cache or in a slot."""
         prefixes = getattr(self.decoder, "prefixes", None)
-        return prefixes.n_tokens_found if prefixes else 0
+        n = prefixes.n_tokens_found if prefixes else 0
+        return n + getattr(self.decoder, "n_tokens_copied", 0)
 
     def submit(self, request: Request) -> int:
         """Adds a request to the queue and returns the number of its sequence.
@@ -161,23 +166,42 @@ class Engine:
 
     def cancel(self, number: int) -> None:
         """Drops a sequence. A number that has finished is no error."""
-        for sequence in self._running:
-            if sequence.number == number:
-                self._leave(sequence)
-                return
+        for sequences in (self._running, self._reading):
+            for sequence in sequences:
+                if sequence.number == number:
+                    sequences.remove(sequence)
+                    self._free_slot(sequence)
+                    return
         self._waiting = deque(s for s in self._waiting if s.number != number)
 
     def step(self) -> list[Token]:
-        """One token for each sequence that has a slot. Empty if there is nothing to do."""
+        """One token for each sequence whose prompt is complete. Empty if there is none, and as long
+        as the first parts of long prompts are read.
+        """
         before = list(self._running)
-        if self._drafter and before and not self._waiting and self._can_draft(before):
+        alone = before and not self._waiting and not self._reading
+        if self._drafter and alone and self._can_draft(before):
             return self._step_with_drafts(before, self._drafter)
-        new, first = self._admit()
-        sequences, rows = new + before, first + self._read(before)
+        self._admit()
+        self._slide()
+        running = list(self._running)
+        if not running and not self._reading:
+            return []
+        logits = self.decoder.read(
+            [s.prompt for s in self._reading],
+            [s.slot for s in running],
+            [s.tokens[-1] for s in running],
+        )
+        new = [s for s in self._reading if s.prompt and s.prompt.done]
+        sequences = new + running
         if not sequences:
             return []
+        for sequence in new:
+            sequence.prompt = None
+        self._reading = [s for s in self._reading if s.prompt]
+        self._running += new
         choices = choose(
-            rows[0] if len(rows) == 1 else torch.cat(rows),
+            logits,
             [sequence.sampler for sequence in sequences],
             with_log_probabilities=any(s.request.log_probabilities for s in sequences),
             with_drawn=any(s.request.drawn for s in sequences),
@@ -233,46 +257,27 @@ class Engine:
             row += 1 + len(draft)
         return tokens
 
-    def _read(self, sequences: list[_Sequence]) -> list[Tensor]:
-        """Reads the last token of each sequence; logits (rows, V) in their order, in parts."""
-        T = self.model.context_length
-        slide = [s for s in sequences if window_start(len(s.tokens), T) != s.start]
-        if not slide:
-            if not sequences:
-                return []
-            slots, ids = [s.slot for s in sequences], [s.tokens[-1] for s in sequences]
-            return [self.decoder.step(slots, ids)]
-        rows: dict[int, Tensor] = {}
-        for sequence in slide:
-            rows[sequence.number] = self._prefill(sequence)
-        rest = [s for s in sequences if s.number not in rows]
-        if rest:
-            logits = self.decoder.step([s.slot for s in rest], [s.tokens[-1] for s in rest])
-            rows |= {s.number: row[None] for s, row in zip(rest, logits, strict=True)}
-        return [rows[s.number] for s in sequences]
-
-    def _admit(self) -> tuple[list[_Sequence], list[Tensor]]:
-        """Gives free slots to waiting sequences, and the logits of their first tokens."""
-        new: list[_Sequence] = []
-        rows: list[Tensor] = []
+    def _admit(self) -> None:
+        """Gives free slots to waiting sequences."""
         while self._free and self._waiting:
             sequence = self._waiting.popleft()
             sequence.slot = self._free.pop()
-            same = [i for i, other in enumerate(new) if other.request.ids == sequence.request.ids]
-            if same:
-                sequence.start = new[same[0]].start
-                self.decoder.copy(new[same[0]].slot, sequence.slot)
-                rows.append(rows[same[0]])
-            else:
-                rows.append(self._prefill(sequence))
-            new.append(sequence)
-        self._running += new
-        return new, rows
+            self._open(sequence)
 
-    def _prefill(self, sequence: _Sequence) -> Tensor:
-        """Reads a sequence's window from its start; logits (1, V) of its own."""
+    def _slide(self) -> None:
+        """Running sequences whose window slides read it again, like a prompt."""
+        T = self.model.context_length
+        for sequence in list(self._running):
+            if window_start(len(sequence.tokens), T) != sequence.start:
+                self._running.remove(sequence)
+                self._open(sequence)
+
+    def _open(self, sequence: _Sequence) -> None:
+        """Begins to read a sequence's window from its start."""
         sequence.start = window_start(len(sequence.tokens), self.model.context_length)
-        return self.decoder.prefill(sequence.slot, sequence.tokens[sequence.start :])[None].clone()
+        ids = sequence.tokens[sequence.start :]
+        sequence.prompt = self.decoder.open(sequence.slot, ids)
+        self._reading.append(sequence)
 
     def _finished(self, sequence: _Sequence, id: int) -> str:
         if id in sequence.request.ends:
@@ -280,9 +285,12 @@ class Engine:
         return "length" if sequence.n_new >= sequence.request.max_tokens else ""
 
     def _leave(self, sequence: _Sequence) -> None:
+        self._running.remove(sequence)
+        self._free_slot(sequence)
+
+    def _free_slot(self, sequence: _Sequence) -> None:
         self.decoder.free(sequence.slot)
         self._free.append(sequence.slot)
-        self._running.remove(sequence)
 
 
 def window_start(length: int, context_length: int | None) -> int:

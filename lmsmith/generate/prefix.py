@@ -1,9 +1,9 @@
 """Prefix cache: prompts that begin with the same tokens are read once.
 
-A prompt is read in pieces of PIECE tokens, with or without a cache. The keys and values of a full
-piece depend on the tokens up to its end alone, and they are computed by the same operations on the
-same shapes whatever follows. So a prompt that takes its first pieces from the cache gets the same
-logits, to the last bit, as one that is read in full.
+PyTorch reads a prompt in pieces of PIECE tokens, with or without a cache. The keys and values of a
+full piece depend on the tokens up to its end alone, and they are computed by the same operations on
+the same shapes whatever follows. So a prompt that takes its first pieces from the cache gets the
+same logits, to the last bit, as one that is read in full.
 
 Pieces are found by a hash of all tokens up to their end. The longest unused ones are dropped when
 the cache is full.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,18 +89,34 @@ def read_prompt(
 
     `n_piece`: tokens that are read at once; PIECE with a cache.
     """
-    assert cache is None or n_piece == PIECE
     state = model.new_state(1)
+    *_, hidden = read_pieces(model, ids, state, cache, n_piece)
+    return hidden, state
+
+
+def read_pieces(
+    model: GPT,
+    ids: Sequence[int],
+    state: State,
+    cache: PrefixCache | None,
+    n_piece: int = PIECE,
+    n_last: int = 1,
+) -> Iterator[Tensor]:
+    """Reads a prompt into an empty state, and yields after each piece with its hidden vectors.
+
+    At least the last `n_last` tokens are read, rather than taken from the cache: their hidden
+    vectors are needed.
+    """
+    assert cache is None or n_piece == PIECE
     keys = _keys(ids) if cache else []
-    # The last token is always read, for its logits.
-    start = cache.fill(state, keys[: (len(ids) - 1) // PIECE]) if cache else 0
+    start = cache.fill(state, keys[: (len(ids) - n_last) // PIECE]) if cache else 0
     for begin in range(start, len(ids), n_piece):
         end = begin + n_piece
         piece = torch.tensor([list(ids[begin:end])], device=model.device)
         hidden = model.hidden(piece, state)
         if cache and end <= len(ids):
             cache.keep(state, keys[begin // PIECE])
-    return hidden, state
+        yield hidden
 
 
 def _keys(ids: Sequence[int]) -> list[bytes]:

@@ -7,11 +7,11 @@ the client disconnects, or the answer ends early, the sequences that still run a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -24,6 +24,7 @@ from lmsmith.generate.text_model import TextModel
 from lmsmith.serve import errors
 from lmsmith.serve.backlog import Backlog
 from lmsmith.serve.errors import ApiError
+from lmsmith.serve.fields import Fields
 from lmsmith.serve.jobs import Job
 from lmsmith.serve.pieces import Piece, Pieces, Shown
 from lmsmith.serve.sampling import Common, Limits
@@ -31,11 +32,18 @@ from lmsmith.serve.scheduler import Scheduler
 from lmsmith.strict_json import to_json
 
 _BACKLOG = Backlog()
+SHORT_BODY = 4096  # bytes
 _READER = ThreadPoolExecutor(1, "lmsmith-reader")
 
 
-async def in_reader(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs a function that encodes texts in a thread of its own; long texts take a while."""
+async def read_in_time(function: Callable[..., Any], fields: Fields, *arguments: Any) -> Any:
+    """function(fields, ...), which checks a request and encodes its texts. Long texts and grammars
+    take a while, so they have a thread of their own; for short ones, the hand-over would take
+    longer than the work.
+    """
+    if fields.n_bytes <= SHORT_BODY and "response_format" not in fields.names:
+        return function(fields, *arguments)
+    arguments = (fields, *arguments)
     return await asyncio.get_running_loop().run_in_executor(_READER, function, *arguments)
 
 
@@ -106,21 +114,15 @@ class Generation:
                         request,
                         Pieces(writer, stop, report),
                         client,
-                        self._deliver(loop, len(self._jobs)),
+                        partial(self._put, len(self._jobs)),
                         deadline,
+                        loop=loop,
                     )
                 )
         self.n_prompt = sum(map(len, prompts))
         self.n_generated = 0
         scheduler.metrics.add("tokens_prompt", self.n_prompt)
         scheduler.submit(self._jobs)
-
-    def _deliver(self, loop: asyncio.AbstractEventLoop, number: int) -> Callable[[Piece], None]:
-        def deliver(piece: Piece) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._put, number, piece)
-
-        return deliver
 
     def _put(self, number: int, piece: Piece) -> None:
         if not self._ended:

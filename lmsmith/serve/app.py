@@ -158,7 +158,9 @@ class Routes:
         content = parse_body(body)
         if self._serving.log_prompts:
             page.log.info("body %s", ascii(body.decode("utf-8")))
-        return Fields(content)
+        fields = Fields(content)
+        fields.n_bytes = len(body)
+        return fields
 
     async def _body(self, request: Request) -> bytes:
         serving, most = self._serving, self._serving.limits.max_body

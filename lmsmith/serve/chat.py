@@ -14,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from lmsmith.errors import LmsmithError
-from lmsmith.serve.answers import Choice, EventStream, Generation, in_reader
+from lmsmith.serve.answers import Choice, EventStream, Generation, read_in_time
 from lmsmith.serve.errors import bad
 from lmsmith.serve.fields import Fields, kind_of
 from lmsmith.serve.json_response import JsonResponse, new_id
@@ -151,7 +151,7 @@ async def answer(
     client: str,
 ) -> Response:
     """The response to a request. Raises ApiError."""
-    asked: ChatCompletion = await in_reader(read, fields, served, limits)
+    asked: ChatCompletion = await read_in_time(read, fields, served, limits)
     generation = Generation(
         scheduler,
         served.writer,

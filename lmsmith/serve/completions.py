@@ -22,7 +22,7 @@ from lmsmith.serve.answers import (
     Choice,
     EventStream,
     Generation,
-    in_reader,
+    read_in_time,
     until_disconnected,
 )
 from lmsmith.serve.errors import ApiError, bad
@@ -147,13 +147,14 @@ async def answer(
     client: str,
 ) -> Response:
     """The response to a request. Raises ApiError."""
-    asked = await in_reader(read, fields, writer, limits)
+    asked = await read_in_time(read, fields, writer, limits)
     common = asked.common
     prompts_shown: list[list[Shown]] = []
     if asked.echo and asked.logprobs is not None:
         for ids in asked.prompts:
             future = scheduler.call(
-                lambda ids=ids: score_prompt(writer, ids, asked.logprobs or 0)  # type: ignore[misc]
+                lambda ids=ids: score_prompt(writer, ids, asked.logprobs or 0),  # type: ignore[misc]
+                client,
             )
             prompts_shown.append(
                 await until_disconnected(http, asyncio.wrap_future(future), scheduler)

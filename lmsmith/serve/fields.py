@@ -55,6 +55,7 @@ class Fields:
     def __init__(self, values: dict[str, Any], inside: str = "") -> None:
         self._values, self._inside = values, inside
         self._seen: set[str] = set()
+        self.n_bytes = 0  # of the body, if it is known
 
     @property
     def names(self) -> Iterable[str]:

@@ -6,8 +6,8 @@
     scheduler.cancel(jobs)
 
 Each round of the thread gives every engine one step. Before it, waiting sequences take free slots:
-clients in turn, the requests of one client in order. At most PROMPT_TOKENS tokens of new prompts
-are read in one round (at least one prompt), so that running streams do not stop for long.
+clients in turn, the requests of one client in order. An engine reads new prompts in parts, beside
+the running sequences, so that streams do not stop for long.
 
 Compiled decode kernels may be called by one thread at a time only, so no other thread touches an
 engine. `call` runs any other use of a model in this thread, between two steps.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -27,19 +27,14 @@ from lmsmith.generate.engine import Request, Token
 from lmsmith.generate.sampling import Sampling
 from lmsmith.generate.text_model import TextModel
 from lmsmith.serve.errors import ApiError, bad, busy
-from lmsmith.serve.jobs import Job, Lane
+from lmsmith.serve.jobs import Job, Lane, deliver
 from lmsmith.serve.metrics import Metrics
 from lmsmith.serve.pieces import Piece, bytes_of
+from lmsmith.serve.queue import Queue
 
 log = logging.getLogger(__name__)
 
-PROMPT_TOKENS = 2048
-"""Tokens of new prompts that are read between two steps."""
-
 NO_TOKEN = "the model's vocabulary has no token that the schema allows next: ask for plain text."
-
-TOKENS_WAITING = 1 << 21
-"""Most tokens of prompts in the queue, about 80 MB."""
 
 
 class Scheduler:
@@ -59,12 +54,9 @@ class Scheduler:
         self._prefix_bytes = prefix_bytes
         self.metrics = metrics or Metrics()
         self._wake = threading.Condition()
-        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by client
-        self._n_waiting = 0
-        self._turns: dict[str, int] = {}  # the last turn of each address
-        self._n_turns = 0
+        self._queue = Queue(max_waiting)
         self._cancelled: list[Job] = []
-        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._calls: deque[tuple[str, Callable[[], Any], Future[Any]]] = deque()
         self._lanes: dict[int, Lane] = {}  # by the id of the TextModel, which the lane keeps alive
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="lmsmith-scheduler", daemon=True)
@@ -81,31 +73,17 @@ class Scheduler:
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Adds the sequences of one request, all or none. Raises ApiError 429 if the queue has no
-        place for them.
+        place for them (`queue.py`).
         """
         with self._wake:
             if self._stopping:
                 raise ApiError(503, "the server is stopping.", code="stopping")
-            if self._n_waiting + len(jobs) > self.max_waiting:
+            seconds = self.metrics.seconds_to_wait(self._queue.n_jobs)
+            if refusal := self._queue.refusal(jobs, seconds):
                 self.metrics.add("requests_rejected")
-                raise busy(
-                    f"{self._n_waiting} sequences wait and the queue holds {self.max_waiting}: "
-                    "try again later.",
-                    self.metrics.seconds_to_wait(self._n_waiting),
-                )
-            if self._tokens_waiting(jobs) > TOKENS_WAITING:
-                self.metrics.add("requests_rejected")
-                raise busy("the prompts that wait are long: try again later.")
-            for job in jobs:
-                self._waiting.setdefault(job.client, deque()).append(job)
-            self._n_waiting += len(jobs)
+                raise refusal
+            self._queue.add(jobs)
             self._wake.notify()
-
-    def _tokens_waiting(self, more: Sequence[Job]) -> int:
-        """Tokens of the prompts that wait, with those of `more`; shared prompts count once."""
-        waiting = [job for jobs in self._waiting.values() for job in jobs]
-        prompts = {id(job.request.ids): len(job.request.ids) for job in (*waiting, *more)}
-        return sum(prompts.values())
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Drops sequences; they deliver nothing more. Finished ones are no error."""
@@ -113,15 +91,18 @@ class Scheduler:
             self._cancelled += [job for job in jobs if not job.done]
             self._wake.notify()
 
-    def call(self, function: Callable[[], Any]) -> Future[Any]:
-        """Runs a function in the scheduler's thread. Raises ApiError 429 if many are waiting."""
+    def call(self, function: Callable[[], Any], client: str = "") -> Future[Any]:
+        """Runs a function in the scheduler's thread. `client`: who asks for it. Raises ApiError 429
+        if many are waiting; a client may have as many of them as there are free places.
+        """
         future: Future[Any] = Future()
         with self._wake:
             if self._stopping:
                 raise ApiError(503, "the server is stopping.", code="stopping")
-            if len(self._calls) >= self.max_waiting:
+            own = sum(other == client for other, _, _ in self._calls)
+            if own + 1 > self.max_waiting - len(self._calls):
                 raise busy("many requests wait: try again later.")
-            self._calls.append((function, future))
+            self._calls.append((client, function, future))
             self._wake.notify()
         return future
 
@@ -148,13 +129,13 @@ class Scheduler:
     def is_used(self, writer: TextModel) -> bool:
         """Whether a job of this model waits or runs."""
         with self._wake:
-            waits = any(j.writer is writer for jobs in self._waiting.values() for j in jobs)
+            waits = any(job.writer is writer for job in self._queue)
             lane = self._lanes.get(id(writer))
             return waits or bool(lane and lane.jobs)
 
     @property
     def n_waiting(self) -> int:
-        return self._n_waiting
+        return self._queue.n_jobs
 
     @property
     def n_running(self) -> int:
@@ -176,7 +157,7 @@ class Scheduler:
                 self._drop(job)
             self._expire()
             if call:
-                _answer(*call)
+                _answer(*call[1:])
             self._admit()
             for lane in list(self._lanes.values()):
                 if lane.engine.busy:
@@ -184,13 +165,11 @@ class Scheduler:
 
     def _has_work(self) -> bool:
         running = any(lane.jobs for lane in self._lanes.values())
-        return bool(running or self._n_waiting or self._calls or self._cancelled)
+        return bool(running or self._queue.n_jobs or self._calls or self._cancelled)
 
     def _admit(self) -> None:
         """Moves waiting jobs into engines with free slots, clients in turn."""
-        n_tokens = 0
-        prompts: list[Sequence[int]] = []
-        while n_tokens < PROMPT_TOKENS and (job := self._next()):
+        while job := self._next():
             lane = self._lane(job.writer)
             try:
                 job.number = lane.engine.submit(job.request)
@@ -199,33 +178,16 @@ class Scheduler:
                 continue
             job.lane = lane
             lane.jobs[job.number] = job
-            if not any(job.request.ids is ids for ids in prompts):
-                prompts.append(job.request.ids)
-                n_tokens += len(job.request.ids)
 
     def _next(self) -> Job | None:
         """Takes the next job whose model has a free slot."""
-        with self._wake:
-            for client in sorted(self._waiting, key=self._last_turn):
-                jobs = self._waiting[client]
-                for job in jobs:
-                    lane = self._lanes.get(id(job.writer))
-                    if lane is None or len(lane.jobs) < lane.n_slots:
-                        jobs.remove(job)
-                        self._n_waiting -= 1
-                        self._waiting.move_to_end(client)
-                        self._n_turns += 1
-                        self._turns[_address(client)] = self._n_turns
-                        if not jobs:
-                            del self._waiting[client]
-                        return job
-            if not self._waiting:
-                self._turns.clear()
-        return None
 
-    def _last_turn(self, client: str) -> int:
-        """Addresses take turns, and the users of one address among themselves."""
-        return self._turns.get(_address(client), 0)
+        def has_slot(job: Job) -> bool:
+            lane = self._lanes.get(id(job.writer))
+            return lane is None or len(lane.jobs) < lane.n_slots
+
+        with self._wake:
+            return self._queue.take(has_slot)
 
     def _lane(self, writer: TextModel) -> Lane:
         if id(writer) not in self._lanes:
@@ -244,18 +206,20 @@ class Scheduler:
                 self._fail(job, error)
             return
         self.metrics.add("tokens_prompt_cached", lane.engine.n_tokens_found - n_found)
+        pieces: list[tuple[Job, Piece]] = []
         for token in tokens:
             if token.sequence in lane.jobs:  # else a draft's further tokens, after a stop string
-                self._take(lane.jobs[token.sequence], token)
+                job = lane.jobs[token.sequence]
+                pieces.append((job, self._take(job, token)))
+        deliver(pieces)
         self.metrics.add("tokens_generated", len(tokens))
 
-    def _take(self, job: Job, token: Token) -> None:
-        """Delivers what a token adds to a job."""
+    def _take(self, job: Job, token: Token) -> Piece:
+        """What a token adds to a job."""
         constraint = job.request.constraint
         if constraint is not None and constraint.failed:
             self._remove(job, cancel=not token.finished)
-            self._fail(job, bad(NO_TOKEN, "response_format"))
-            return
+            return Piece(finish="error", error=bad(NO_TOKEN, "response_format"))
         piece = job.pieces.push(token)
         if constraint is not None and constraint.done and not piece.finish:
             piece = job.pieces.end(piece)
@@ -264,14 +228,14 @@ class Scheduler:
         job.n_tokens += 1
         if piece.finish:
             self._remove(job, cancel=not token.finished)
-        job.deliver(piece)
+        return piece
 
     def _expire(self) -> None:
         """Ends jobs that have run out of time."""
         now = time.monotonic()
         running = [job for lane in self._lanes.values() for job in lane.jobs.values()]
         with self._wake:
-            waiting = [job for jobs in self._waiting.values() for job in jobs]
+            waiting = list(self._queue)
         for job in running + waiting:
             if job.deadline <= now:
                 late = ApiError(504, "the request took longer than its time limit.", code="timeout")
@@ -285,12 +249,7 @@ class Scheduler:
             return
         job.done = True
         with self._wake:
-            jobs = self._waiting.get(job.client)
-            if jobs and job in jobs:
-                jobs.remove(job)
-                self._n_waiting -= 1
-                if not jobs:
-                    del self._waiting[job.client]
+            self._queue.remove(job)
 
     def _remove(self, job: Job, *, cancel: bool) -> None:
         job.done = True
@@ -300,22 +259,17 @@ class Scheduler:
 
     def _fail(self, job: Job, error: Exception) -> None:
         job.done = True
-        job.deliver(Piece(finish="error", error=error))
+        deliver([(job, Piece(finish="error", error=error))])
 
     def _end_all(self) -> None:
         stopped = ApiError(503, "the server has stopped.", code="stopping")
         for lane in self._lanes.values():
             for job in list(lane.jobs.values()):
                 self._fail(job, stopped)
-        for jobs in self._waiting.values():
-            for job in jobs:
-                self._fail(job, stopped)
-        for _, future in self._calls:
+        for job in self._queue:
+            self._fail(job, stopped)
+        for *_, future in self._calls:
             future.set_exception(stopped)
-
-
-def _address(client: str) -> str:
-    return client.partition(" ")[0]
 
 
 def _answer(function: Callable[[], Any], future: Future[Any]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lmsmith.errors import ConfigError, UsageError
+from lmsmith.generate.cpu import CpuDecoder
 from lmsmith.generate.decode import generate
 from lmsmith.generate.engine import Engine, Request
 from lmsmith.generate.sampling import Sampling
@@ -89,13 +90,43 @@ def test_a_crowd_of_requests_that_come_and_go(make) -> None:
 
 def test_a_prompt_is_read_once_for_all_its_samples() -> None:
     engine = Engine(_gpt(), n_slots=4)
-    prefilled = []
-    prefill = engine.decoder.prefill
-    engine.decoder.prefill = lambda slot, ids: (prefilled.append(slot), prefill(slot, ids))[1]  # type: ignore[method-assign]
+    assert isinstance(engine.decoder, CpuDecoder)
+    n_rows = []
+    run = engine.decoder._pass
+    engine.decoder._pass = lambda slots, ids: (n_rows.append(len(slots)), run(slots, ids))[1]  # type: ignore[method-assign]
     for index in range(4):
         engine.submit(Request([1, 2, 3], max_tokens=2, index=index))
-    engine.step()
-    assert len(prefilled) == 1
+    assert len(engine.step()) == 4
+    assert n_rows == [3]
+
+
+def test_a_long_prompt_does_not_stop_the_others() -> None:
+    """It is read in parts; one that is cancelled meanwhile gives its slot back."""
+    model = _gpt(context_length=2048)
+    engine = Engine(model, n_slots=3)
+    requests = [
+        Request([1, 2], max_tokens=12),
+        Request([i % V for i in range(1500)], max_tokens=4),
+        Request([i % 7 for i in range(1500)], max_tokens=4),
+        Request([5, 6, 7], max_tokens=3),
+    ]
+    numbers = [engine.submit(request) for request in requests[:3]]
+    got = defaultdict(list)
+    n_steps = 0
+    while engine.busy:
+        n_steps += 1
+        if n_steps == 3:
+            engine.cancel(numbers[2])
+            numbers.append(engine.submit(requests[3]))
+        for token in engine.step():
+            got[token.sequence].append(token.id)
+        assert len(got[numbers[0]]) == min(n_steps, 12)
+        assert bool(got[numbers[1]]) == (n_steps >= 8)  # five pieces, 220 tokens by 64
+        assert len(got) < 4 or n_steps >= 3
+        if n_steps == 3:
+            assert len(got[numbers[3]]) == 1
+    for i in (0, 1, 3):
+        assert got[numbers[i]] == _alone(model, requests[i])
 
 
 def test_a_cancelled_sequence_leaves_the_others_alone() -> None:

@@ -12,47 +12,15 @@ from typing import Any
 
 import pytest
 from harness_run import TASKS, N, lm, ours  # noqa: F401 - fixtures
+from harness_tasks import write_tasks
 
 import lmsmith
 from lmsmith.errors import ConfigError
-
-YAML = """
-task: {name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {path}}}}}
-test_split: test
-output_type: {kind}
-doc_to_text: "{{{{context}}}}"
-doc_to_target: {target}
-"""
-CHOICE = "doc_to_choice: endings\nmetric_list: [{metric: acc}, {metric: acc_norm}]\n"
-WORD = "target_delimiter: ''\nmetric_list: [{metric: acc}, {metric: perplexity}]\n"
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-def described(results: Any, folder: Path) -> None:
-    """The same texts as the harness's tasks: a .yaml and a .jsonl for each."""
-    for result in results:
-        rows = [
-            {
-                "context": one.item.contexts[0],
-                "endings": [ending.removeprefix(" ") for ending in one.item.endings],
-                "gold": one.item.gold,
-                "word": one.item.endings[0],
-            }
-            for one in result.items
-        ]
-        path = folder / f"{result.task}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        words = result.task == "lambada"
-        kind = "loglikelihood" if words else "multiple_choice"
-        target = '"{{word}}"' if words else "gold"
-        text = YAML.format(name=f"local_{result.task}", path=path, kind=kind, target=target)
-        (folder / f"{result.task}.yaml").write_text(text + (WORD if words else CHOICE))
 
 
 def test_the_harness_agrees_with_our_tasks(
@@ -61,7 +29,7 @@ def test_the_harness_agrees_with_our_tasks(
     lm: lmsmith.LM,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    described(ours, tmp_path)
+    write_tasks(ours, tmp_path)
     names = [f"local_{name}" for name in TASKS]
     theirs = lmsmith.evaluate(lm, harness=names, task_data=tmp_path, bos=False)
     for mine, other in zip(ours, theirs, strict=True):
@@ -115,7 +83,7 @@ def test_the_command_line_of_the_harness(
     tmp_path: Path,
 ) -> None:
     """The line that the documentation has."""
-    described(ours, tmp_path)
+    write_tasks(ours, tmp_path)
     words = ["run", "--model", "lmsmith", "--model_args", f"run={lm.path},bos=false"]
     words += [
         "--tasks",

@@ -232,16 +232,15 @@ def test_the_queue_is_bounded_and_requests_time_out(folder: Path) -> None:
     limits = Limits(max_tokens=1 << 20, seconds=1.0)
     with serving([folder / "run"], n_slots=2, max_waiting=4, limits=limits) as server:
         sockets = []
-        body = json.dumps(
-            {"model": "run", "prompt": "A", "max_tokens": 1 << 20, "n": 3, "logit_bias": {"0": 50}}
-        ).encode()
-        request = (
-            b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
-            + str(len(body)).encode()
-            + b"\r\n\r\n"
-            + body
-        )
-        for n_waiting in (1, 4):
+        fields = {"model": "run", "prompt": "A", "max_tokens": 1 << 20, "logit_bias": {"0": 50}}
+        for n, n_waiting in ((3, 1), (1, 2)):  # a client fills half of the queue
+            body = json.dumps({**fields, "n": n}).encode()
+            request = (
+                b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
+                + str(len(body)).encode()
+                + b"\r\n\r\n"
+                + body
+            )
             connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
             connection.sendall(request)
             sockets.append(connection)

@@ -12,6 +12,7 @@ pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
 pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
 
 from conftest import TEXT, TINY
+from harness_tasks import write_tasks
 from other_versions import python_with
 from running import serving
 
@@ -20,17 +21,6 @@ from lmsmith.train.hooks import sample
 
 N = 8
 TASKS = ("hellaswag", "piqa", "lambada")
-YAML = """
-task: local_{name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {path}}}}}
-test_split: test
-output_type: {kind}
-doc_to_text: "{{{{context}}}}"
-doc_to_target: {target}
-"""
-CHOICE = "doc_to_choice: endings\nmetric_list: [{metric: acc}, {metric: acc_norm}]\n"
-WORD = "target_delimiter: ''\nmetric_list: [{metric: acc}, {metric: perplexity}]\n"
 CONTINUE = """
 task: local_continue
 dataset_path: json
@@ -58,45 +48,22 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> lmsmith.LM:
     return lmsmith.load(place / "run")
 
 
-def write_tasks(ours: Any, folder: Path) -> None:
-    """The same items as tasks of the harness: a .yaml and a .jsonl for each."""
-    for result in ours:
-        rows = [
-            {
-                "context": one.item.contexts[0],
-                "endings": [ending.removeprefix(" ") for ending in one.item.endings],
-                "gold": one.item.gold,
-                "word": one.item.endings[0],
-            }
-            for one in result.items
-        ]
-        path = folder / f"{result.task}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        words = result.task == "lambada"
-        kind = "loglikelihood" if words else "multiple_choice"
-        target = '"{{word}}"' if words else "gold"
-        text = YAML.format(name=result.task, path=path, kind=kind, target=target)
-        (folder / f"{result.task}.yaml").write_text(text + (WORD if words else CHOICE))
-    path = folder / "piqa.jsonl"
-    (folder / "continue.yaml").write_text(CONTINUE.format(path=path))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", ["num_concurrent=1", "num_concurrent=4"])
 def test_the_harness_gets_the_numbers_of_lmsmith_eval(
-    request: pytest.FixtureRequest, lm: lmsmith.LM, test_data: Path, tmp_path: Path, batch: str
+    request: pytest.FixtureRequest, lm: lmsmith.LM, test_data: Path, tmp_path: Path
 ) -> None:
     python = python_with("lm-eval", request)
     options: dict[str, Any] = {"task_data": test_data / "tasks", "limit": N, "bos": False}
     ours = lmsmith.evaluate(lm, tasks=TASKS, **options)
     assert not any(result.n_cut for result in ours)
     write_tasks(ours, tmp_path)
+    (tmp_path / "continue.yaml").write_text(CONTINUE.format(path=tmp_path / "piqa.jsonl"))
     lmsmith.export(lm.path, to="hf", out=tmp_path / "hf")
     names = ",".join(f"local_{name}" for name in (*TASKS, "continue"))
     with serving([lm.path]) as server:
         arguments = (
             f"model={lm.path.name},base_url=http://127.0.0.1:{server.port}/v1/completions,"
-            f"tokenizer={tmp_path / 'hf'},max_length=1024,{batch}"
+            f"tokenizer={tmp_path / 'hf'},max_length=1024,num_concurrent=4"
         )
         command = [
             *(python, "-m", "lm_eval", "--model", "local-completions", "--model_args", arguments),

@@ -1,5 +1,6 @@
 """The page in a real browser: headless Chromium, driven by Selenium."""
 
+import json
 import re
 import shutil
 import time
@@ -13,6 +14,7 @@ pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
 
 from running import Server
 
+from lmsmith.api import LM
 from lmsmith.serve import page
 
 
@@ -229,3 +231,62 @@ def test_labels_phone_width_and_a_clean_console(opened: Any) -> None:
     opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     severe = [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"]
     assert severe == []
+
+
+@pytest.mark.slow
+def test_a_stopped_answer_and_the_exported_conversations(opened: Any) -> None:
+    opened.find_element("id", "view-chat").click()
+    put(opened, "length", "4000")
+    put(opened, "message", "Hello")
+    opened.find_element("id", "send").click()
+    until(lambda: opened.find_element("id", "stop").is_displayed())
+    until(lambda: opened.find_elements("css selector", "article.assistant .content"))
+    opened.find_element("id", "stop").click()
+    until(lambda: text(opened, "status") == "Stopped")
+    opened.execute_script(
+        "URL.createObjectURL = blob => { blob.text().then(t => window.exported = t); return '#'; };"
+        "document.getElementById('export').click()"
+    )
+    until(lambda: opened.execute_script("return window.exported"))
+    (talk,) = json.loads(opened.execute_script("return window.exported"))["conversations"]
+    assert talk["messages"][0] == {"role": "user", "content": "Hello"}
+
+
+@pytest.mark.slow
+def test_temperature_zero_writes_what_generate_writes(opened: Any, lm: LM) -> None:
+    put(opened, "prompt", "The cat")
+    put(opened, "length", "12")
+    put(opened, "temperature", "0")
+    opened.find_element("id", "continue").click()
+    until(lambda: text(opened, "status") == "Complete")
+    expected = lm.generate("The cat", max_tokens=12, temperature=0)
+    assert text(opened, "tokens") == expected
+
+
+CONTRASTS = """
+const light = color => color.match(/[\\d.]+/g).slice(0, 3).map(part => part / 255)
+  .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = e => {
+  while (e && /, 0\\)$|transparent/.test(getComputedStyle(e).backgroundColor)) e = e.parentElement;
+  return e ? getComputedStyle(e).backgroundColor : 'rgb(255, 255, 255)';
+};
+return [...document.querySelectorAll('h1, label, button, .hint, textarea, select')]
+  .filter(e => e.offsetParent).map(e => {
+    const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
+    return [(a + 0.05) / (b + 0.05), light(behind(e)), e.outerHTML.slice(0, 80)];
+  });
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_both_colour_schemes(opened: Any, scheme: str) -> None:
+    """The contrast of WCAG 2.2, level AA: 4.5."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    found = opened.execute_script(CONTRASTS)
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert len(found) > 10
+    assert [each for each in found if each[0] < 4.5] == []
+    assert all((behind > 0.5) == (scheme == "light") for _, behind, e in found if "<label" in e)

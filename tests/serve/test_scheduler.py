@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from running import Server, wait_until
 
 from lmsmith.api import LM
 from lmsmith.generate.engine import Request
+from lmsmith.serve import queue
+from lmsmith.serve.errors import ApiError
 from lmsmith.serve.jobs import Job
 from lmsmith.serve.pieces import Piece, Pieces
 from lmsmith.serve.scheduler import Scheduler
@@ -47,6 +50,50 @@ def test_an_address_with_many_users_has_one_turn(lm: LM) -> None:
     wait_until(lambda: len(done) == 8)
     scheduler.stop()
     assert done == ["a 0", "b x", "a 1", "b x", "a 2", "a 3", "a 4", "a 5"]
+
+
+def test_no_client_fills_the_queue(lm: LM) -> None:
+    """A client may have as many places as are free, whatever its users are called."""
+    scheduler = Scheduler(max_waiting=8)  # not started: all jobs wait
+
+    def fill(client: str) -> int:
+        for n in range(100):
+            try:
+                scheduler.submit([job(lm, f"{client} user{n}", [])])
+            except ApiError as refused:
+                return n if refused.status == 429 and "retry-after" in refused.headers else -1
+        return 100
+
+    assert [fill(client) for client in "abcde"] == [4, 2, 1, 1, 0]
+    scheduler = Scheduler(max_waiting=8)
+    scheduler.submit([job(lm, "a", []) for _ in range(8)])  # one large request alone
+    with pytest.raises(ApiError, match="0 free places of 8"):
+        scheduler.submit([job(lm, "b", [])])
+
+
+def test_no_client_fills_the_queue_with_long_prompts(
+    lm: LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MOST_TOKENS", 100)
+    scheduler = Scheduler()
+    place = [replace(job(lm, c, []), request=Request([1] * n, 1)) for c, n in LONG]
+    for each in place[:2]:
+        scheduler.submit([each])
+    with pytest.raises(ApiError, match="prompts that wait are long"):
+        scheduler.submit([place[2]])
+    scheduler.submit([place[3]])
+
+
+LONG = [("a", 20), ("a", 30), ("a", 1), ("b", 40)]
+
+
+def test_no_client_fills_the_queue_of_scores(lm: LM) -> None:
+    scheduler = Scheduler(max_waiting=4)
+    for client, n in (("a", 2), ("b", 1), ("c", 1)):
+        for _ in range(n):
+            scheduler.call(lambda: None, client)
+        with pytest.raises(ApiError, match="many requests wait"):
+            scheduler.call(lambda: None, client)
 
 
 def test_cancelled_and_late_jobs_leave_the_queue(lm: LM) -> None:
