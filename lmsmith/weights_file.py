@@ -86,7 +86,7 @@ class WeightsFile(Mapping[str, Tensor]):
         tensor = torch.empty(shape, dtype=dtype)
         if tensor.numel():
             self._file.seek(self._begin + offset)
-            room = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            room = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
             while room:
                 if not (n := self._file.readinto(room)):
                     raise OSError(f"{self.path} has become shorter while it is read")

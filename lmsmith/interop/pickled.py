@@ -102,7 +102,7 @@ def _check_archive(path: Path) -> None:
     except Exception as error:  # what is no pickle raises several kinds
         raise _damaged(path, "its data.pkl is not a pickle") from error
     for name in names:  # weights_only allows it, and it takes as much memory as the file says
-        if name.split()[-1] == "bytearray":
+        if str(name).endswith(" bytearray"):
             raise _code(path, "bytearray")
 
 
