@@ -24,7 +24,8 @@ ONNX = ["modern", "every switch", "post-norm", "no norms"]
 @pytest.mark.slow
 def test_greedy_text_with_past_key_values(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     python = python_with("onnx", request)
-    models = {kind: run_of(kind, tmp_path / kind) for kind in ONNX}
+    # A model without norms has no operator that these do not have.
+    models = {kind: run_of(kind, tmp_path / kind) for kind in ONNX if kind != "no norms"}
     script = Path(__file__).with_name("use_onnx.py")
     project = str(Path(package.__file__).parent.parent)
     done = subprocess.run(
