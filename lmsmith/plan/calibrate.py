@@ -23,7 +23,7 @@ from lmsmith.plan.here import Measured
 
 Timer = Callable[[RunConfig], float]  # measures the seconds of a step
 
-PENALTY = 0.002  # of a correction's squared distance from 1, times the number of configs
+PENALTY = 0.03  # of a correction's squared distance from 1, times the number of configs
 LEAST, MOST = 0.3, 3.0
 
 # Presets with layers, heads, width, context, vocabulary, rows, and other settings.
