@@ -46,7 +46,9 @@ def configs() -> Iterator[RunConfig]:
     """The configs whose steps are timed."""
     for name, sizes, others in _CASES:
         keys = ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
-        settings = {f"model.{key}": size for key, size in zip(keys, sizes, strict=False)}
+        settings: dict[str, Any] = {
+            f"model.{key}": size for key, size in zip(keys, sizes, strict=False)
+        }
         settings |= {"train.batch_size": sizes[-1], "train.dtype": "float32", **others}
         yield preset(name).changed(settings, where="the calibration")
 
