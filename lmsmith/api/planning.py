@@ -13,6 +13,8 @@ from lmsmith.errors import ConfigError
 
 if TYPE_CHECKING:
     from lmsmith.config import RunConfig
+    from lmsmith.plan.devices import Device
+    from lmsmith.plan.fit import Limits
     from lmsmith.plan.grade import Grade
     from lmsmith.plan.predict import Plan
 
@@ -56,8 +58,6 @@ def plan(
     Raises ConfigError for impossible settings, an unknown device, and limits that nothing keeps.
     """
     from lmsmith.plan.devices import device as find
-    from lmsmith.plan.fit import Limits, parse_bytes, parse_dollars
-    from lmsmith.plan.fit import fit as choose
     from lmsmith.plan.predict import config_for, predict
     from lmsmith.plan.tuned import predict_tuning
     from lmsmith.plan.tuning import method_of, with_method
@@ -66,37 +66,66 @@ def plan(
     config, given = config_for(
         None if recipe is None else os.fspath(recipe), changes, where_settings_are()
     )
-    if devices < 1:
-        raise ConfigError(f"devices = {devices}: expected 1 or more.")
-    if decode_batch < 1:
-        raise ConfigError(f"decode_batch = {decode_batch}: expected 1 or more.")
+    _check_counts(devices=devices, decode_batch=decode_batch)
+    limits = _limits(fit, budget, hours)
+    config = config if method is None else with_method(config, method)
+    _check_method(method_of(config), bool(prompt_tokens or answer_tokens), limits is not None)
+    found = find(device, price, _timer)
+    if method_of(config):
+        lengths = {"prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens}
+        return predict_tuning(config, given, found, devices, decode_batch=decode_batch, **lengths)
+    if limits is None:
+        return predict(config, found, devices, batch_of_inference=decode_batch)
+    if limits.n_bytes is not None:
+        found = dataclasses.replace(found, memory=limits.n_bytes)
+    return _chosen(config, given, found, devices, limits, decode_batch)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{name} = {count}: expected 1 or more.")
+
+
+def _limits(fit: str | None, budget: str | None, hours: float | None) -> Limits | None:
+    """What is available, or None if nothing is limited."""
+    from lmsmith.plan.fit import Limits, parse_bytes, parse_dollars
+
     if hours is not None and not 0 < hours < float("inf"):
         raise ConfigError(f"hours = {hours:g}: expected more than 0.")
-    if method is not None:
-        config = with_method(config, method)
-    tuned = bool(method_of(config))
-    if (prompt_tokens or answer_tokens) and not tuned:
-        raise ConfigError("prompt_tokens and answer_tokens need a method, such as dpo or grpo.")
-    found = find(device, price, _timer)
-    if fit is None and budget is None and hours is None:
-        if tuned:
-            lengths = {"prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens}
-            return predict_tuning(config, given, found, devices, **lengths)
-        return predict(config, found, devices, batch_of_inference=decode_batch)
-    if tuned:
-        raise ConfigError(
-            "fit, budget and hours choose settings for training on text only: leave them out, "
-            f"or leave out method {method_of(config)!r}."
-        )
-    if fit is not None:
-        found = dataclasses.replace(found, memory=parse_bytes(fit))
-    limits = Limits(
-        None if fit is None else found.memory,
+    if (fit, budget, hours) == (None, None, None):
+        return None
+    return Limits(
+        None if fit is None else parse_bytes(fit),
         None if hours is None else 3600 * hours,
         None if budget is None else parse_dollars(budget),
     )
-    choice = choose(config, given, found, devices, limits)
-    result = predict(choice.config, found, devices, batch_of_inference=decode_batch)
+
+
+def _check_method(method: str, has_lengths: bool, limited: bool) -> None:
+    if has_lengths and not method:
+        raise ConfigError("prompt_tokens and answer_tokens need a method, such as dpo or grpo.")
+    if limited and method:
+        raise ConfigError(
+            "fit, budget and hours choose settings for training on text only: leave them out, "
+            f"or leave out method {method!r}."
+        )
+
+
+def _chosen(
+    config: RunConfig,
+    given: set[str],
+    device: Device,
+    devices: int,
+    limits: Limits,
+    decode_batch: int,
+) -> Plan:
+    """The plan of the settings that `limits` leave, with a note of those that were chosen."""
+    from lmsmith.plan.fit import fit
+    from lmsmith.plan.predict import predict
+
+    choice = fit(config, given, device, devices, limits)
+    result = predict(choice.config, device, devices, batch_of_inference=decode_batch)
     if choice.chosen:
         options = " ".join(f"--{name} {_typed(value)}" for name, value in choice.chosen.items())
         result.notes.insert(0, f"chosen: {options}")

@@ -46,6 +46,24 @@ def add(verbs: Verbs) -> None:
         metavar="N",
         help="sequences that generation decodes together (1)",
     )
+    _add_method(verb)
+    limits = verb.add_argument_group("choose size, tokens and batch for what is available")
+    limits.add_argument("--fit", metavar="SIZE", help="memory of each device, such as 24GB")
+    limits.add_argument("--budget", metavar="USD", help="dollars, such as 100usd")
+    limits.add_argument("--hours", type=float, metavar="H", help="time limit in hours")
+    several = verb.add_argument_group("several plans")
+    several.add_argument(
+        "--compare", nargs="+", metavar="NAME", help="presets, recipes or runs, side by side"
+    )
+    several.add_argument(
+        "--sweep", metavar="NAME=A,B", help="one plan per value: context_length=1024,4096"
+    )
+    _add_output(verb)
+    if verbs.is_for("plan"):
+        add_settings(verb, verbs.arguments, out=False)
+
+
+def _add_method(verb: argparse.ArgumentParser) -> None:
     tuning = verb.add_argument_group("preference optimization and reinforcement learning")
     tuning.add_argument(
         "--method",
@@ -66,17 +84,9 @@ def add(verbs: Verbs) -> None:
         metavar="N",
         help="tokens of an answer (rl.max_tokens, or half of the context)",
     )
-    limits = verb.add_argument_group("choose size, tokens and batch for what is available")
-    limits.add_argument("--fit", metavar="SIZE", help="memory of each device, such as 24GB")
-    limits.add_argument("--budget", metavar="USD", help="dollars, such as 100usd")
-    limits.add_argument("--hours", type=float, metavar="H", help="time limit in hours")
-    several = verb.add_argument_group("several plans")
-    several.add_argument(
-        "--compare", nargs="+", metavar="NAME", help="presets, recipes or runs, side by side"
-    )
-    several.add_argument(
-        "--sweep", metavar="NAME=A,B", help="one plan per value: context_length=1024,4096"
-    )
+
+
+def _add_output(verb: argparse.ArgumentParser) -> None:
     output = verb.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="print one JSON object")
     output.add_argument(
@@ -93,8 +103,6 @@ def add(verbs: Verbs) -> None:
         action="store_true",
         help="measure 24 configs here in fresh processes and print every error",
     )
-    if verbs.is_for("plan"):
-        add_settings(verb, verbs.arguments, out=False)
 
 
 def _plan(options: argparse.Namespace, console: Console, started: float) -> int:

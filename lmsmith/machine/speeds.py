@@ -1,6 +1,6 @@
 """Measures the speeds that decide how long a training step takes on this machine's CPU.
 
-About five seconds. Each figure is the best of several short measurements: other programs only ever
+About three seconds. Each figure is the best of several short measurements: other programs only ever
 lengthen one.
 """
 
@@ -16,7 +16,7 @@ from lmsmith.machine.products import choose_matmul, use_matmul
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 TOKENS = 1024
-SECONDS = 0.25  # per figure
+SECONDS = 0.15  # per figure
 
 
 def measure(threads: int) -> dict[str, Any]:

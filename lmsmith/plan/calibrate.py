@@ -7,12 +7,13 @@ be slower or faster inside a step than the speeds alone say. So `--device here` 
 
     seconds of a config = sum over groups of correction * predicted seconds
 
-by least squares of relative errors, with a penalty for corrections far from 1. `lmsmith plan
---grade` draws other configs.
+by least squares of relative errors, with a penalty for corrections far from their common scale.
+`lmsmith plan --grade` draws other configs.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from lmsmith.plan.here import Measured
 
 Timer = Callable[[RunConfig], float]  # measures the seconds of a step
 
-PENALTY = 0.002  # of a correction's squared distance from 1, times the number of configs
+PENALTY = 0.03  # of a correction's squared distance from the scale, times the configs
 LEAST, MOST = 0.3, 3.0
 
 # Presets with layers, heads, width, context, vocabulary, rows, and other settings.
@@ -45,7 +46,9 @@ def configs() -> Iterator[RunConfig]:
     """The configs whose steps are timed."""
     for name, sizes, others in _CASES:
         keys = ("n_layer", "n_head", "d_model", "context_length", "vocab_size")
-        settings: dict[str, Any] = {f"model.{k}": n for k, n in zip(keys, sizes, strict=False)}
+        settings: dict[str, Any] = {
+            f"model.{key}": size for key, size in zip(keys, sizes, strict=False)
+        }
         settings |= {"train.batch_size": sizes[-1], "train.dtype": "float32", **others}
         yield preset(name).changed(settings, where="the calibration")
 
@@ -68,13 +71,17 @@ def corrections(timed: Sequence[tuple[dict[str, float], float]]) -> dict[str, fl
         for part, predicted in parts.items():
             of_groups[GROUP_OF[part]] += predicted / seconds
         rows.append([of_groups[name] for name in names])
+    scale = 1 / statistics.median(map(sum, rows))  # what all steps have in common
+    rows = [[scale * value for value in row] for row in rows]
     weights, found = [1.0] * len(rows), [1.0] * len(names)
     for _ in range(10):  # a step that another program disturbed counts less
         found = _least_squares(rows, weights)
         for index, row in enumerate(rows):
             error = abs(sum(x * c for x, c in zip(row, found, strict=True)) - 1)
             weights[index] = 1 / max(error, 0.03)
-    return {name: min(max(value, LEAST), MOST) for name, value in zip(names, found, strict=True)}
+    return {
+        name: min(max(scale * value, LEAST), MOST) for name, value in zip(names, found, strict=True)
+    }
 
 
 def _least_squares(rows: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:

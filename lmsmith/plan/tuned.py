@@ -44,6 +44,7 @@ def predict_tuning(
     *,
     prompt_tokens: int = 0,
     answer_tokens: int = 0,
+    decode_batch: int = 1,
 ) -> Plan:
     """The plan of a run whose `train.objective` is "preferences" or "rl".
 
@@ -59,7 +60,7 @@ def predict_tuning(
     at_once = _all_logits(rows, answers, device, world)
     share = answers.answer / answers.row
     how = Implementation(loss="full" if at_once else "chunked", logits=share)
-    plan = predict(rows, device, world, how=how)
+    plan = predict(rows, device, world, how=how, batch_of_inference=decode_batch)
     if tuning.method == "dapo":
         notes.append("dynamic sampling repeats the rollout up to 3 times; here: once")
     config = config.changed({"train.dtype": plan.config.train.dtype}, where="the device")

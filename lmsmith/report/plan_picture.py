@@ -60,10 +60,10 @@ def _draw(
         widths = [parts.get(kind, 0.0) for parts in merged]
         colour = "#999999" if kind == OTHER else COLOURS[index % len(COLOURS)]
         hatch = "" if index < len(COLOURS) else "//"
-        axes.barh(
-            labels, widths, left=starts, color=colour, hatch=hatch, edgecolor="white", label=kind
-        )
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        axes.barh(range(len(merged)), widths, left=starts, label=kind, **style)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    axes.set_yticks(range(len(merged)), labels)
     axes.invert_yaxis()
     axes.set_title(title, fontsize=11, loc="left")
     axes.xaxis.set_visible(False)

@@ -9,6 +9,7 @@ import pytest
 
 from lmsmith.config import RunConfig
 from lmsmith.machine import speeds as of_machine
+from lmsmith.plan import calibrate
 from lmsmith.plan.calibrate import LEAST, MOST, calibration, configs, corrections
 from lmsmith.plan.cpu_time import FACTORS, GROUP_OF, GROUPS, cpu_parts
 from lmsmith.plan.grade import cases
@@ -39,28 +40,32 @@ def test_every_part_belongs_to_one_group() -> None:
     assert sum(map(len, GROUPS.values())) == len(FACTORS)
 
 
-def test_corrections_of_a_synthetic_machine() -> None:
+def test_corrections_of_a_synthetic_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(0)
     true = dict(zip(GROUPS, (1.3, 0.7, 1.1, 1.8), strict=True))
     timed = []
     for _ in range(12):
         parts = {part: draw.random() ** 4 for part in GROUP_OF}
         timed.append((parts, sum(true[GROUP_OF[part]] * x for part, x in parts.items())))
-    assert corrections(timed) == pytest.approx(true, rel=0.08)
+    slow = corrections([(parts, 99 * seconds) for parts, seconds in timed])
+    assert max(slow.values()) == MOST
+    fast = corrections([(parts, seconds / 99) for parts, seconds in timed])
+    assert min(fast.values()) == LEAST
+    monkeypatch.setattr(calibrate, "PENALTY", 0.0)
+    assert corrections(timed) == pytest.approx(true)
     disturbed = [(timed[0][0], 3 * timed[0][1]), *timed[1:]]
     assert corrections(disturbed) == pytest.approx(true, rel=0.1)
-    slow = corrections([(parts, 9 * seconds) for parts, seconds in timed])
-    assert set(slow.values()) == {MOST}
-    assert LEAST <= min(corrections([(p, s / 9) for p, s in timed]).values()) < 0.4
 
 
 def test_a_machine_twice_as_slow_in_everything() -> None:
+    plain = measured()
+
     def timer(config: RunConfig) -> float:
         return 2 * sum(cpu_parts(config, plain).values())
 
-    plain = measured()
-    found = calibration(timer)(plain)
-    assert found == pytest.approx(dict.fromkeys(GROUPS, 2.0), rel=0.15)
+    found = dataclasses.replace(plain, corrections=calibration(timer)(plain))
+    for config in configs():
+        assert sum(cpu_parts(config, found).values()) == pytest.approx(timer(config), rel=1e-6)
 
 
 def test_configs_are_not_those_of_the_grades() -> None:
