@@ -25,10 +25,11 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--seeds", type=int, default=5, help="number of seeds (5)")
     options.add_argument("--minutes", type=float, default=1.8, help="of the base model (1.8)")
+    options.add_argument("--first", type=int, default=1, help="the first seed")
     options.add_argument("--out", type=Path, default=Path("demo_chat"))
     given = options.parse_args()
     quiet, good = Console(quiet=True), 0
-    for seed in range(1, given.seeds + 1):
+    for seed in range(given.first, given.first + given.seeds):
         folder = given.out / f"seed-{seed}"
         demo_chat.SEED = seed
         base, _ = demo(

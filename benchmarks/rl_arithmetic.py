@@ -3,10 +3,10 @@
     python benchmarks/rl_arithmetic.py [--seeds 5] [--minutes 10] [--threads 1] [--out FOLDER]
 
 A small Transformer by characters (2 layers, width 64, 0.1M parameters) is trained for some steps
-on sums, then tuned on conversations ("What is 12 + 34?" "46") until it answers 30% of 200 held-out
+on sums, then tuned on conversations ("What is 12 + 34?" "46") until it answers 30% of 500 held-out
 sums. From there each seed runs `lmsmith rl` (GRPO without division by the group's standard
 deviation; the reward is 1 for the right number, else 0), at most for `--minutes`. It stops when an
-evaluation on 200 held-out sums is at least 90%. No pair of numbers of the held-out sums is trained
+evaluation on 500 held-out sums is at least 86%. No pair of numbers of the held-out sums is trained
 on. Prints a table: for each seed, the accuracy before and after on 1,000 other draws of
 held-out sums, and the steps, wall time and CPU time of the run. FOLDER/results.jsonl keeps the
 finished seeds, so the same command continues after an interruption.

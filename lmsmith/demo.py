@@ -46,6 +46,10 @@ model without them learns much later who did what (`docs/log.md`).
 """
 N_LITTLE = 5000
 """Little stories with questions in the text of that model, a third of it."""
+CHAT_SHARE = 1 / 3
+"""Of the minutes: the time that model trains on its text. Longer training makes better stories, but
+then the model learns to look up answers more slowly (`docs/log.md`).
+"""
 
 
 def demo(
@@ -59,8 +63,8 @@ def demo(
 ) -> tuple[Path, dict[str, Any]]:
     """Writes OUT/stories.jsonl, trains OUT/run-N on it (N: the next free number), and returns the
     run's folder and summary. `started`: the time.monotonic() from which `minutes` count; `chat`:
-    the model will become a chat model; `seed`: of text and training. Raises StorageError if OUT
-    cannot be written.
+    the model will become a chat model, so it trains for `CHAT_SHARE` of the time and also on
+    OUT/little.jsonl; `seed`: of text and training. Raises StorageError if OUT cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,7 @@ def demo(
     run, summary = train(
         [str(source) for source in sources],
         {
-            "train.minutes": minutes,
+            "train.minutes": minutes * (CHAT_SHARE if chat else 1),
             "train.seed": seed,
             "tokenizer": TOKENIZER,
             **(CHAT_MODEL if chat else {}),

@@ -92,6 +92,8 @@ def little_story(random: Random) -> LittleStory:
         told.sort(key=later.thing.__eq__)
     for thing, place in world.at.items():
         world.ask("where", f"Where is the {thing} now?", f"in the {place}")
+        if place in SPOTS:  # in a place like the park there may be other things
+            world.ask("what", f"What is in the {place} now?", f"the {thing}")
     for thing, person in world.holder.items():
         world.ask("who", f"Who has the {thing} now?", person)
     holders = [(thing, world.holder.get(thing)) for thing in reversed(told)]
@@ -156,10 +158,12 @@ def _happens(world: _World, event: _Later) -> None:
     """Changes the world, and asks about the event."""
     if event.taker:
         world.holder[event.thing] = event.taker
+        world.ask("what", f"What did {event.person} give away?", f"the {event.thing}")
         world.ask("who", f"Who gave the {event.thing} away?", event.person)
         return
     world.holder.pop(event.thing, None)
     world.at[event.thing] = event.place
+    world.ask("what", f"What did {event.person} take?", f"the {event.thing}")
     world.ask("who", f"Who took the {event.thing}?", event.person)
 
 

@@ -20,7 +20,7 @@ from lmsmith.text.story_questions import NEXT, correct, is_held_out
 EVENT = re.compile(
     r"(?:One \w+,|Then) (\w+) (put|found|bought|took|gave) the (\w+) (?:in|to)(?: the)? (\w+)\."
 )
-PAST = {"put away": "put", "find": "found", "buy": "bought"}
+PAST = {"put away": "put", "find": "found", "buy": "bought", "take": "took", "give away": "gave"}
 
 
 def answers(text: str, question: str) -> list[str]:
@@ -39,6 +39,9 @@ def answers(text: str, question: str) -> list[str]:
         who, verb, thing = found.groups()
         return [f"in the {to}" for e in [(who, PAST[verb], thing)] for *one, to in events
                 if tuple(one) == e]  # fmt: skip
+    if found := re.fullmatch(r"What is in the (\w+) now\?", question):
+        last = {what: to for _, did, what, to in events if did in "put took"}
+        return [f"the {what}" for what, to in last.items() if to == found[1]]
     found = re.fullmatch(r"Where is the (\w+) now\?", question)
     assert found, question
     return [f"in the {to}" for _, did, what, to in events if what == found[1] and did in "put took"]
@@ -87,11 +90,13 @@ def test_a_conversation_asks_everything_about_its_story_in_different_orders() ->
             messages[n]["content"]: messages[n + 1]["content"] for n in range(2, len(messages), 2)
         }
         events = EVENT.findall(story)
-        # Two questions about each of the first two events, a third one unless it is "put" (where
-        # the thing is now asks the same), one about a third event, and one about each thing now.
-        n_put = sum(did == "put" for _, did, *_ in events)
+        # Two questions about each event, a third one where something was found or bought, one about
+        # each thing now, and one about each spot that still holds what was put there.
         about = [question for question in asked if question not in NEXT]
-        assert len(about) == 3 * 2 - n_put + (len(events) - 2) + 2
+        last = {event[2]: event for event in events}.values()
+        n_put = sum(did == "put" for _, did, *_ in last)
+        n_found = sum(did in ("found", "bought") for _, did, *_ in events)
+        assert len(about) == 2 * len(events) + n_found + 2 + n_put
         for question in about:
             assert answers(story, question)[-1] == asked[question]
         firsts.add(first.split()[0])
