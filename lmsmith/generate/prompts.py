@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from lmsmith.generate.cpu import CpuDecoder
 
 PASS_TOKENS = 32
-"""Tokens of prompts in one pass. Up to about half of it they cost little more than the weights; then
-the time of a pass grows with the tokens, and running sequences wait for it.
+"""Tokens of prompts in one pass. The first ones cost little more than reading the weights; then the
+time of a pass grows with the tokens, and running sequences wait for it.
 """
 
 
