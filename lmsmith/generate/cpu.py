@@ -182,6 +182,7 @@ class CpuDecoder:
         if len(set(slots)) < B:
             at += _earlier_rows(slots)
         assert (at < config.context_length).all()
+        assert self.n_rows >= B
         began = self.threads.begin()
         self._embed(where, np.asarray(ids, np.int64), at)
         embedded = self.x[:B].copy() if config.residual_scalars else self.x

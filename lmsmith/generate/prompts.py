@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from lmsmith.generate.cpu import CpuDecoder
 
 PASS_TOKENS = 32
-"""Tokens of prompts in one pass. From here on the time of a pass grows with the tokens."""
+"""Tokens of prompts in one pass. The first ones cost little more than reading the weights; then the
+time of a pass grows with the tokens, and running sequences wait for it.
+"""
 
 
 @dataclass(eq=False)

@@ -121,7 +121,7 @@ def test_a_long_prompt_does_not_stop_the_others() -> None:
         for token in engine.step():
             got[token.sequence].append(token.id)
         assert len(got[numbers[0]]) == min(n_steps, 12)
-        assert bool(got[numbers[1]]) == (n_steps >= 8)  # five pieces, 220 tokens by 64
+        assert bool(got[numbers[1]]) == (n_steps >= 11)  # five pieces, 220 tokens by 32
         assert len(got) < 4 or n_steps >= 3
         if n_steps == 3:
             assert len(got[numbers[3]]) == 1

@@ -25,7 +25,7 @@ def read_alone(decoder: CpuDecoder, ids: list[int]) -> torch.Tensor:
 def test_the_same_bits_alone_and_beside_others(
     name: str, weights: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five prompts that come one after the other, in passes of 64 and of 3 tokens."""
+    """Five prompts that come one after the other, in passes of 32 and of 3 tokens."""
     model = model_of(VARIANTS[name], torch.float32)
     pack(model, weights)
     alone, texts = (
@@ -33,7 +33,7 @@ def test_the_same_bits_alone_and_beside_others(
         [text[: 4 + 5 * i] for i, text in enumerate(random_texts())],
     )
     expected = [read_alone(alone, text) for text in texts]
-    for most in (64, 3):
+    for most in (32, 3):
         monkeypatch.setattr(prompts, "PASS_TOKENS", most)
         decoder = CpuDecoder(model, 5)
         waiting, reading, running = list(enumerate(texts)), [], []
@@ -125,7 +125,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     while not long.done:
         logits = decoder.read([long], [0, 2], [5, 5])
         n_calls += 1
-    assert n_calls == 4  # three pieces with 64 more tokens, and 6 tokens
+    assert n_calls == 5  # three pieces with 32 more tokens, then 32 and 6 tokens
     assert torch.equal(logits[0], expected)
     decoder.free(0)
     decoder.free(1)
