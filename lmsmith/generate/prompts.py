@@ -5,9 +5,9 @@ pass reads the weights once for all of them, and the kernels compute each row wi
 operations whatever else is in the pass. The logits of a prompt therefore do not depend on how it
 was divided into passes or on its neighbours, to the last bit.
 
-- PyTorch is faster for long prompts. It reads all full pieces of PIECE tokens before the last
-  token, one piece per call, through the prefix cache (`prefix.py`). The rest follows as rows, at
-  most PASS_TOKENS in a pass.
+- PyTorch is faster for long prompts. It reads all full pieces of PIECE tokens, one piece per call,
+  through the prefix cache (`prefix.py`). The rest follows as rows, at most PASS_TOKENS in a pass. A
+  prompt of one piece is read as rows, which are as fast up to there.
 - A prompt longer than the sliding window of a layer would overwrite positions that other rows of
   the same pass see. PyTorch reads it completely.
 - A prompt copies the positions of its longest common prefix with a prompt that was read into
@@ -59,7 +59,7 @@ class CpuPrompt(Prompt):
 def open_prompt(decoder: CpuDecoder, slot: int, ids: Sequence[int]) -> CpuPrompt:
     """A prompt of which nothing has been read."""
     ids = list(ids)
-    n_pieces = (len(ids) - 1) // PIECE * PIECE
+    n_pieces = len(ids) // PIECE * PIECE if len(ids) > PIECE else 0
     return CpuPrompt(slot, ids, n_pieces=len(ids) if len(ids) > decoder.n_in_place else n_pieces)
 
 
