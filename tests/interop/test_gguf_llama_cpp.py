@@ -182,8 +182,9 @@ def test_smollm2(imported: lmsmith.Run, smollm2: Path, tmp_path: Path, test_data
     print("arc_easy:", result.metrics["acc"])
     assert result.metrics["acc"] > 0.4  # chance is 0.25
 
-    # llama.cpp rounds activations to 8 bits for products with Q4_1 weights, and we do not: 0.003
-    # nats on average. If our model rounds them too, the two agree.
+    # llama.cpp rounds activations to 8 bits for products with Q4_1 weights, and we do not. Rounding
+    # them in our model changes its probabilities by as much. The same weights in float32 agree: see
+    # the export below.
     text = (test_data / "multilingual" / "xquad_en.txt").read_text(encoding="utf-8")
     prompt = lm.tokenizer.encode(text[:1500]).tolist()[:192]
     lengths = [1, *range(16, 193, 16)]
@@ -193,16 +194,17 @@ def test_smollm2(imported: lmsmith.Run, smollm2: Path, tmp_path: Path, test_data
     theirs = found["log_probabilities"]
     theirs = theirs - np.logaddexp.reduce(theirs, axis=1, keepdims=True)
 
-    def divergence() -> float:
-        ours = lm.logits(prompt)[[n - 1 for n in lengths]].double().log_softmax(-1).numpy()
-        return float((np.exp(ours) * (ours - theirs)).sum(1).mean())
+    def log_probabilities() -> Any:
+        return lm.logits(prompt)[[n - 1 for n in lengths]].double().log_softmax(-1).numpy()
 
-    plain = divergence()
+    def divergence(other: Any) -> float:
+        return float((np.exp(ours) * (ours - other)).sum(1).mean())
+
+    ours = log_probabilities()
     with activations_in_8_bits(lm.module):
-        rounded = divergence()
-    print(f"KL in nats: {plain:.2g}; with rounded activations {rounded:.2g}")
-    assert plain < 0.01
-    assert rounded < 1e-3
+        rounding = divergence(log_probabilities())
+    print(f"KL in nats: {divergence(theirs):.2g}; of our own rounding {rounding:.2g}")
+    assert rounding / 3 < divergence(theirs) < 3 * rounding < 0.03
 
     out = lmsmith.export(imported, to="gguf")
     receipt = out.receipt["checked"]["llama.cpp"]
