@@ -205,7 +205,7 @@ def load() -> None:
 def _numbers(program: str, *arguments: str) -> list[int]:
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return [int(word) for word in done.stdout.split()]
+    return [round(float(word)) for word in done.stdout.split()]
 
 
 def main() -> None:
