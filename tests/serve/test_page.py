@@ -200,8 +200,14 @@ def test_what_a_model_writes_is_never_html(opened: Any) -> None:
         "localStorage.setItem('lmsmith.conversations', JSON.stringify([arguments[0]]))", talk
     )
     opened.refresh()
-    opened.find_element("id", "view-chat").click()
-    until(lambda: opened.find_elements("css selector", "#log .content h3"))
+
+    def shown() -> bool:  # the page chooses a view when it has the list of models
+        opened.find_element("id", "view-chat").click()
+        titles = opened.find_elements("css selector", "#log .content h3")
+        return bool(titles) and titles[0].is_displayed()
+
+    until(lambda: opened.find_elements("css selector", "#model option"))
+    until(shown)
     content = opened.find_element("css selector", "#log .content")
     found = {
         name: len(content.find_elements("css selector", name))
