@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def peer(name: str, given: argparse.Namespace) -> None:
-    """`generate` of both, greedy, without the time for the prompt. transformers has float32 weights."""
+    """`generate` of both, greedy, without the time for the prompt. Theirs has float32 weights."""
     model = shape(name).to(given.device)
     theirs = transformers_model(model).to(given.device)
     contestants = {

@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lmsmith.evaluate.likelihood import inference
-from lmsmith.generate.decoders import Prompt, read_in_turn
+from lmsmith.generate.decoders import ReadsInTurn
 from lmsmith.generate.prefix import PIECE, PrefixCache, read_prompt
 from lmsmith.models.attention import LayerCache, Layout, State
 from lmsmith.models.gpt import GPT
@@ -60,7 +60,7 @@ def without_graphs() -> Iterator[None]:
         _graphs_allowed.reset(before)
 
 
-class BatchedDecoder:
+class BatchedDecoder(ReadsInTurn):
     """Decodes up to `n_slots` sequences with a Transformer on any device."""
 
     def __init__(
@@ -123,15 +123,6 @@ class BatchedDecoder:
             self.before[slot] = state.before[0]
             self.positions[slot] = T
             return self.model.logits(hidden[:, -1:])[0, 0]
-
-    def open(self, slot: int, ids: Sequence[int]) -> Prompt:
-        self.free(slot)
-        return Prompt(slot, ids)
-
-    def read(
-        self, prompts: Sequence[Prompt], slots: Sequence[int], ids: Sequence[int]
-    ) -> Float[Tensor, "B V"]:
-        return read_in_turn(self, prompts, slots, ids)
 
     def step(self, slots: Sequence[int], ids: Sequence[int]) -> Float[Tensor, "B V"]:
         """Reads one more token in each of B different slots; gives the logits of the next ones.

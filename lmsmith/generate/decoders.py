@@ -91,7 +91,36 @@ def decoder_for(
     return StateDecoder(model, n_slots)
 
 
-class StateDecoder:
+class ReadsInTurn:
+    """The prompts of a decoder that reads whole prompts, one after the other, by `prefill`."""
+
+    def open(self: Decoder, slot: int, ids: Sequence[int]) -> Prompt:
+        self.free(slot)
+        return Prompt(slot, ids)
+
+    def read(
+        self: Decoder, prompts: Sequence[Prompt], slots: Sequence[int], ids: Sequence[int]
+    ) -> Float[Tensor, "B V"]:
+        """Equal prompts are read once."""
+        rows: list[Tensor] = []
+        n_tokens = 0
+        for i, prompt in enumerate(prompts):
+            if n_tokens >= PROMPT_TOKENS:
+                break
+            same = next((k for k in range(i) if prompts[k].ids == prompt.ids), None)
+            if same is not None:
+                self.copy(prompts[same].slot, prompt.slot)
+                rows.append(rows[same])
+            else:
+                rows.append(self.prefill(prompt.slot, prompt.ids)[None].clone())
+                n_tokens += len(prompt.ids)
+            prompt.done = True
+        if slots:
+            rows.append(self.step(slots, ids))
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+class StateDecoder(ReadsInTurn):
     """A decoder for any language model, through `new_state` and `next_logits`."""
 
     def __init__(self, model: LanguageModel, n_slots: int) -> None:
@@ -105,15 +134,6 @@ class StateDecoder:
             for piece in torch.tensor([list(ids)], device=self.model.device).split(PIECE, dim=1):
                 logits = self.model.next_logits(piece, self.states[slot])
         return logits[0]
-
-    def open(self, slot: int, ids: Sequence[int]) -> Prompt:
-        self.free(slot)
-        return Prompt(slot, ids)
-
-    def read(
-        self, prompts: Sequence[Prompt], slots: Sequence[int], ids: Sequence[int]
-    ) -> Float[Tensor, "B V"]:
-        return read_in_turn(self, prompts, slots, ids)
 
     def step(self, slots: Sequence[int], ids: Sequence[int]) -> Float[Tensor, "B V"]:
         device = self.model.device
@@ -129,27 +149,3 @@ class StateDecoder:
 
     def free(self, slot: int) -> None:
         self.states[slot] = None
-
-
-def read_in_turn(
-    decoder: Decoder, prompts: Sequence[Prompt], slots: Sequence[int], ids: Sequence[int]
-) -> Float[Tensor, "B V"]:
-    """`Decoder.read` with `prefill` and `step`: whole prompts, one after the other. Equal prompts
-    are read once.
-    """
-    rows: list[Tensor] = []
-    n_tokens = 0
-    for i, prompt in enumerate(prompts):
-        if n_tokens >= PROMPT_TOKENS:
-            break
-        same = next((k for k in range(i) if prompts[k].ids == prompt.ids), None)
-        if same is not None:
-            decoder.copy(prompts[same].slot, prompt.slot)
-            rows.append(rows[same])
-        else:
-            rows.append(decoder.prefill(prompt.slot, prompt.ids)[None].clone())
-            n_tokens += len(prompt.ids)
-        prompt.done = True
-    if slots:
-        rows.append(decoder.step(slots, ids))
-    return rows[0] if len(rows) == 1 else torch.cat(rows)

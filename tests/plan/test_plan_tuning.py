@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_plan_flops import SIZE as SMALL
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -37,14 +38,7 @@ from lmsmith.train.step import train_step
 
 P, A = 5, 7
 ANSWERS = Answers(P, A)
-SIZE = {
-    "model.n_layer": 2,
-    "model.n_head": 4,
-    "model.d_model": 32,
-    "model.context_length": 24,
-    "model.vocab_size": 29,
-    "model.dropout": 0.0,
-    "model.attention_dropout": 0.0,
+SIZE = SMALL | {
     "train.batch_size": 4,
     "rl.group_size": 2,
     "rl.kl_weight": 0.1,
