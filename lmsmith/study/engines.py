@@ -27,6 +27,7 @@ from lmsmith.machine.cluster import connected_ray
 from lmsmith.machine.limits import n_cores
 from lmsmith.study.plan import Arm
 from lmsmith.study.results import Place
+from lmsmith.train.stop import Noted, noted
 
 Job = tuple[Arm, int]
 Command = Callable[[Place, Job], list[str]]
@@ -54,6 +55,21 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """Asks all runs to save and stop, and waits until they have."""
+
+
+@contextlib.contextmanager
+def stopping(engine: Engine) -> Iterator[Noted]:
+    """Stops the runs of `engine` if the block raises. The block calls `check` on the value.
+
+    Signals are noted and not raised where they arrive: Python ignores an exception in the functions
+    that run around a fork, and the study would run on.
+    """
+    with noted() as signals:
+        try:
+            yield signals
+        except BaseException:
+            engine.stop()
+            raise
 
 
 def command_of(place: Place, job: Job) -> list[str]:

@@ -22,12 +22,13 @@ from lmsmith import atomic
 from lmsmith.config import read_toml
 from lmsmith.errors import ConfigError, UsageError
 from lmsmith.study.check import config_of
-from lmsmith.study.engines import Engine, Job, Processes, RayTasks
+from lmsmith.study.engines import Engine, Job, Processes, RayTasks, stopping
 from lmsmith.study.ladder import Prediction, fit_ladder, graded, held_out_arm
 from lmsmith.study.plan import Arm, Study
 from lmsmith.study.results import Place, Result, read_result, values_of, write_results
 from lmsmith.study.verdicts import LEVEL, Verdict, levels_of_looks, verdicts
 from lmsmith.text.sources import find_files
+from lmsmith.train.stop import Noted
 
 POLL_SECONDS = 0.1
 MOST_RUNS = 200
@@ -86,7 +87,7 @@ def run_study(
     planned: list[Job] = []
     made = _engine(engine, place, threads, at_once)
     early, level, prediction = False, LEVEL, None
-    try:
+    with stopping(made) as signals:
         for stage in _stages(study, looks):
             if stage.held_out:
                 prediction = fit_ladder(study, place, list(done.values()))
@@ -96,16 +97,13 @@ def run_study(
                 if result := read_result(place, study, *job):
                     done[job] = result
             waiting = [job for job in stage.jobs if job not in done]
-            _run_jobs(made, waiting, study, place, done, watcher)
+            _run_jobs(made, signals, waiting, study, place, done, watcher)
             if stage.n_seeds in levels:
                 level = levels[stage.n_seeds]
                 found = _verdicts(study, done, level)
                 if found and all(verdict.shown for verdict in found):
                     early = stage.n_seeds < max(levels)
                     break
-    except BaseException:
-        made.stop()
-        raise
     if prediction is not None:
         prediction = graded(prediction, list(done.values()))
     elif study.scaling:
@@ -149,6 +147,7 @@ def _stages(study: Study, looks: Sequence[int]) -> list[_Stage]:
 
 def _run_jobs(
     engine: Engine,
+    signals: Noted,
     waiting: list[Job],
     study: Study,
     place: Place,
@@ -156,8 +155,10 @@ def _run_jobs(
     watcher: Watcher,
 ) -> None:
     while waiting or engine.running:
+        signals.check()
         while waiting and engine.free:
             engine.start(waiting.pop(0))
+            signals.check()
         ended = list(engine.ended())
         for job in ended:
             if result := read_result(place, study, *job):

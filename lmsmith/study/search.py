@@ -31,7 +31,7 @@ from typing import Any
 from lmsmith import foreign_json
 from lmsmith.errors import ConfigError
 from lmsmith.study.check import config_of
-from lmsmith.study.engines import Command, Job, Processes, command_of
+from lmsmith.study.engines import Command, Job, Processes, command_of, stopping
 from lmsmith.study.plan import Arm, Study
 from lmsmith.study.results import Place, Result, read_result
 from lmsmith.study.run import POLL_SECONDS, Watcher, write_recipe
@@ -144,14 +144,16 @@ def _search(
     pruned: set[Job] = set()
     n_ended = len(search.get_trials(states=[states.COMPLETE, states.PRUNED]))
     n_started = n_ended
-    try:
+    with stopping(engine) as signals:
         while n_ended < n_trials:
+            signals.check()
             while engine.free and n_started < n_trials:
                 trial = search.ask()
                 arm = Arm(f"trial {trial.number}", _drawn(trial, space_of(study)))
                 job = (arm, study.search.get("seed", 0))
                 write_recipe(place, study, job, threads)
                 engine.start(job)
+                signals.check()
                 running[job] = trial
                 n_started += 1
             for job, trial in running.items():
@@ -168,9 +170,6 @@ def _search(
                 watcher.ended(replace(result, arm=f"{job[0].name} {_in_words(job[0].settings)}"))
                 n_ended += 1
             time.sleep(POLL_SECONDS)
-    except BaseException:
-        engine.stop()
-        raise
 
 
 def _drawn(trial: Any, space: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,11 +71,15 @@ class Noted:
         """
         self._at_once = True
         try:
-            if self.signal is not None:
-                raise Stopped(self.signal)
+            self.check()
             yield
         finally:
             self._at_once = False
+
+    def check(self) -> None:
+        """Raises Stopped if a signal was noted."""
+        if self.signal is not None:
+            raise Stopped(self.signal)
 
     def _handler(self, number: int, frame: FrameType | None) -> None:
         impatient = self.signal is not None and number == signal.SIGINT

@@ -206,7 +206,7 @@ def test_smollm2(imported: lmsmith.Run, smollm2: Path, tmp_path: Path, test_data
     print(f"KL in nats: {divergence(theirs):.2g}; of our own rounding {rounding:.2g}")
     assert rounding / 3 < divergence(theirs) < 3 * rounding < 0.03
 
-    out = lmsmith.export(imported, to="gguf")
+    out = lmsmith.export(imported, to="gguf", out=tmp_path / "gguf")
     receipt = out.receipt["checked"]["llama.cpp"]
     assert receipt["max_log_probability_difference"] < 1e-3
     assert receipt["mean_divergence_nats"] < 1e-5
@@ -218,7 +218,9 @@ def test_smollm2(imported: lmsmith.Run, smollm2: Path, tmp_path: Path, test_data
 def test_eight_bits_cost_little(imported: lmsmith.Run, tmp_path: Path, test_data: Path) -> None:
     """docs/export.md has the cost on more text."""
     lm = lmsmith.load(imported)
-    small = lmsmith.load(lmsmith.export(imported, to="gguf", type="q8_0").path / "model.gguf")
+    small = lmsmith.load(
+        lmsmith.export(imported, to="gguf", type="q8_0", out=tmp_path / "gguf").path / "model.gguf"
+    )
     text = (test_data / "multilingual" / "xquad_en.txt").read_text(encoding="utf-8")[:5000]
     before, after = lm.score(text).perplexity, small.score(text).perplexity
     print(f"q8_0: perplexity {before:.2f}, {after / before - 1:+.2%}")

@@ -120,7 +120,7 @@ def test_a_stopped_study_continues(tmp_path: Path, number: signal.Signals) -> No
     waiting = out / "runs" / "learning_rate=0.05-seed-1"
     until(lambda: (waiting / "started").exists() and len(list(out.rglob("results.json"))) == 1)
     process.send_signal(number)
-    assert process.wait() != 0
+    assert process.wait(60) != 0
     until(lambda: (waiting / "saved").exists())
     (out / "go").touch()
     studied = run(study, out)
@@ -129,6 +129,29 @@ def test_a_stopped_study_continues(tmp_path: Path, number: signal.Signals) -> No
     assert names.count("learning_rate=0.001-seed-1") == 1
     assert names.count("learning_rate=0.05-seed-1") == 1
     assert names.count("learning_rate=0.05-seed-1 again") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_fork_stops_the_study(tmp_path: Path, number: signal.Signals) -> None:
+    """Python ignores an exception in a function that runs around a fork; a signal that arrives
+    there stops the study all the same."""
+    study, out, me = study_of(tmp_path, [0.001, 0.01]), tmp_path / "out", os.getpid()
+
+    def around_the_fork() -> None:
+        if armed and os.getpid() == me and (out / "starts").exists():
+            armed.clear()
+            os.kill(me, number)
+
+    armed = [True]
+    os.register_at_fork(after_in_parent=around_the_fork)  # stays registered, disarmed
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(study, out)
+    finally:
+        signal.signal(number, before)
+        armed.clear()
+    assert len(starts(out)) < 4
 
 
 def until(condition: object) -> None:
