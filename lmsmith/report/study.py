@@ -152,12 +152,11 @@ def _differences(studied: Studied) -> str:
                 words,
                 f"{d.difference:+.4f}",
                 _interval(d.difference, d.low, d.high, -scale, scale, colour, zero=True),
-                f"{d.low:+.4f} to {d.high:+.4f}",
-                f"{low:+.4f} to {high:+.4f}",
+                f"{d.low:+.4f} to {d.high:+.4f}<br>{low:+.4f} to {high:+.4f}",
                 "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}",
             ]
         )
-    head = ["pair", "difference", "mean", "", f"{level} interval (t)", f"{level} (bootstrap)", "p"]
+    head = ["pair", "difference", "mean", "", f"{level} intervals<br>t; bootstrap", "p"]
     name = studied.study.metric.replace("val_", "").replace("_", " ")
     return f"<h2>Differences in {text(name)}</h2>{table(head, cells)}"
 
