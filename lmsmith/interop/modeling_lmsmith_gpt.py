@@ -155,9 +155,10 @@ class NgramEmbedding(nn.Module):
             key = (key * 0x9E3779B1 + padded[:, start - back : padded.size(1) - back] + 1) % 2**32
             if back + 1 in self.orders:
                 mixed = (key ^ (key >> 15)) * 0x85EBCA6B % 2**32
-                total = total + next(tables)((mixed ^ (mixed >> 13)) % self.n_rows)
-        if self.dropout and self.training:  # drops all n-grams of a position together
-            total = total * F.dropout(total.new_ones(*total.shape[:2], 1), self.dropout)
+                x = next(tables)((mixed ^ (mixed >> 13)) % self.n_rows)
+                if self.dropout and self.training:  # each order of a position on its own
+                    x = x * F.dropout(x.new_ones(*x.shape[:2], 1), self.dropout)
+                total = total + x
         return total
 
 

@@ -114,7 +114,7 @@ class GPTConfig(NeuralConfig):
     dropout: float = setting(0.0, "dropout probability on the residual stream")
     attention_dropout: float = setting(0.0, "dropout probability on attention weights")
     ngram_dropout: float = setting(
-        0.0, "probability of dropping a position's n-gram embeddings in training"
+        0.0, "dropout probability of each n-gram embedding of a position, in training"
     )
     qk_norm: bool = setting(True, "RMS-normalize queries and keys")
     qk_gain: Literal["head", "dimension", "projection"] = setting(

@@ -64,11 +64,15 @@ class NgramEmbedding(nn.Module):
         each token's position in its document; an n-gram never reaches into the document before.
         """
         rows = self.rows(ids, before, positions)
-        total = self.tables[0](rows[0])
-        for table, row in zip(self.tables[1:], rows[1:], strict=True):
-            total = total + table(row)
-        if self.dropout and self.training:  # drops all n-grams of a position together
-            total = total * F.dropout(total.new_ones(*ids.shape, 1), self.dropout)
+        found = [table(row) for table, row in zip(self.tables, rows, strict=True)]
+        if self.dropout and self.training:
+            # Each order on its own: positions learn to do without their longest n-grams, which are
+            # those that memorize the text.
+            kept = F.dropout(found[0].new_ones(len(found), *ids.shape, 1), self.dropout)
+            found = [x * mask for x, mask in zip(found, kept, strict=True)]
+        total = found[0]
+        for x in found[1:]:
+            total = total + x
         return total
 
     def rows(

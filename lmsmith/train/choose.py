@@ -293,7 +293,7 @@ def n_rows(config: RunConfig, world: int = 1) -> int:
 
 
 def ngram_dropout(n_epochs: float) -> float:
-    """Share of positions that are trained without their n-gram embeddings.
+    """Share of positions that are trained without the n-gram embedding of one order.
 
     It grows with the number of epochs, because the tables memorize a text they see repeatedly.
     """
