@@ -98,9 +98,14 @@ _RNN = {
 
 _PRESETS: dict[str, dict[str, Any]] = {
     # The defaults of the config classes (RMSNorm, RoPE, QK-norm, squared ReLU, zero-initialized
-    # projections, logit soft-capping, Muon) and hashed n-gram embeddings, from which a small model
-    # learns short-range statistics quickly.
-    "modern": {"model.ngram_tables": (2, 3, 4), "optim.embedding_learning_rate": 0.02},
+    # projections, logit soft-capping, Muon), hashed n-gram embeddings, from which a small model
+    # learns short-range statistics quickly, and value embeddings, with which it learns quickly to
+    # copy tokens from its context (`docs/studies.md`).
+    "modern": {
+        "model.ngram_tables": (2, 3, 4),
+        "model.value_embedding_every": 2,
+        "optim.embedding_learning_rate": 0.02,
+    },
     # Touvron et al. 2023, "LLaMA", section 2.
     "llama": _LLAMA,
     # Qwen Team 2025, "Qwen3 Technical Report", section 2: Llama with QK-norm, grouped queries and,

@@ -14,7 +14,13 @@ from lmsmith.config.model import ModelConfig, NeuralConfig
 from lmsmith.config.settings import check, setting
 from lmsmith.models import gpt_costs
 from lmsmith.models.gpt_checks import check_combinations, check_heads, check_rope
-from lmsmith.models.sizes import GPT_SIZES, size_for
+from lmsmith.models.sizes import (
+    GPT_SIZES,
+    LONG_TEXT,
+    SMALL_WIDTH,
+    TIMES_AS_MANY_ROWS,
+    size_for,
+)
 
 if TYPE_CHECKING:
     from lmsmith.models.gpt import GPT
@@ -322,12 +328,15 @@ class GPTConfig(NeuralConfig):
         if "model.n_head" in given and "model.d_model" not in given:
             n_head = self.n_head
             d_model = max(1, round(d_model / (2 * n_head))) * 2 * n_head
-        return {
+        chosen = {
             "model.n_layer": size.n_layer,
             "model.d_model": d_model,
             "model.n_head": n_head,
             "model.context_length": context_length,
-        }, size.batch_size
+        }
+        if self.ngram_tables and n_tokens >= LONG_TEXT and d_model <= SMALL_WIDTH:
+            chosen["model.ngram_table_size"] = TIMES_AS_MANY_ROWS * self.ngram_table_size
+        return chosen, size.batch_size
 
     def fitting(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """If only one of d_model and n_head is given: a value for the other that fits."""

@@ -22,13 +22,17 @@ class Size:
 
 GPT_SIZES = (
     Size(2.5e12, 1, 128, 2, 64, 32),
-    Size(4e13, 2, 128, 2, 256, 8),
-    Size(4e14, 3, 192, 3, 256, 8),
+    Size(6e13, 2, 128, 2, 256, 8),
+    Size(6e14, 3, 192, 3, 256, 8),
     Size(2e15, 4, 256, 4, 256, 8),
     Size(1e16, 6, 384, 6, 256, 16),
     Size(1e17, 8, 512, 8, 512, 32),
     Size(math.inf, 12, 768, 12, 1024, 64),
 )
+LONG_TEXT, SMALL_WIDTH, TIMES_AS_MANY_ROWS = 4_000_000, 256, 4
+"""Texts of that many tokens give small Transformers n-gram tables with that many times the rows. A
+short text is read several times, and larger tables would memorize it (`docs/studies.md`).
+"""
 # Recurrent networks have no heads. They use more rows, because they read positions one by one.
 RNN_SIZES = (
     Size(4e12, 1, 128, 0, 64, 16),

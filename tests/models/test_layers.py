@@ -141,7 +141,9 @@ def test_ngram_embedding_adds_one_row_per_order() -> None:
 def test_ngram_dropout_drops_each_order_of_a_position_on_its_own() -> None:
     layer = filled(NgramEmbedding(config(ngram_tables=(2, 3), ngram_dropout=0.25)))
     ids, nothing = torch.arange(3000).view(1, -1) % 11, torch.full((1, 2), 11)
-    parts = [table(rows) for table, rows in zip(layer.tables, layer.rows(ids, nothing), strict=True)]
+    parts = [
+        table(rows) for table, rows in zip(layer.tables, layer.rows(ids, nothing), strict=True)
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         found = layer.train()(ids, nothing)

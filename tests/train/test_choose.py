@@ -259,6 +259,28 @@ def test_epochs_are_converted_to_the_fewest_sufficient_steps(
         )
 
 
+@pytest.mark.parametrize(
+    ("changes", "name", "n_tokens", "rows"),
+    [
+        ({}, "modern", 3_999_999, 8192),
+        ({}, "modern", 4_000_000, 32768),
+        ({"model.d_model": 512, "model.n_head": 8}, "modern", 4_000_000, 8192),
+        ({"model.ngram_table_size": 100}, "modern", 4_000_000, 100),
+        ({"model.ngram_tables": ()}, "modern", 4_000_000, 8192),
+        ({}, "llama", 4_000_000, 8192),
+    ],
+)
+def test_long_texts_have_larger_ngram_tables(
+    changes: dict[str, Any], name: str, n_tokens: int, rows: int
+) -> None:
+    config = preset(name).changed(changes, where="here").neural
+    chosen, _ = config.default_size(1e13, n_tokens, list(changes))
+    found = config.ngram_table_size
+    if "model.ngram_table_size" not in changes:
+        found = chosen.get("model.ngram_table_size", found)
+    assert found == rows
+
+
 def test_epochs_do_not_depend_on_time() -> None:
     """The model has the size of a run whose length is given in steps, whatever the machine's
     speed.
