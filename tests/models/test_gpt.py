@@ -524,7 +524,9 @@ def test_gradients_under_bfloat16_are_close(
         total.backward()
         found.append({key: p.grad.clone() for key, p in model.named_parameters()})
     for key, wanted in found[0].items():
-        assert float((found[1][key] - wanted).norm()) < 0.05 * float(wanted.norm()), key
+        # A gain per head sums over all positions, and most of the sum cancels.
+        bound = 0.2 if key.endswith("qk_gain") else 0.05
+        assert float((found[1][key] - wanted).norm()) < bound * float(wanted.norm()), key
 
 
 @pytest.mark.parametrize("dropout", ["dropout", "attention_dropout", "ngram_dropout"])
@@ -592,7 +594,7 @@ def test_initial_weights_of_modern() -> None:
         "modern", n_layer=2, d_model=128, vocab_size=500, positions="learned", context_length=128
     )
     for key, weight in initialised(config).named_parameters():
-        if key.startswith(("head", "ngram")) or key.endswith(
+        if key.startswith(("head", "ngram", "value_embeddings")) or key.endswith(
             ("attention.out.weight", "down.weight")
         ):
             assert not weight.any(), key
