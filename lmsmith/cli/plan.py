@@ -101,7 +101,7 @@ def _add_output(verb: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--grade",
         action="store_true",
-        help="measure 24 configs here in fresh processes and print every error",
+        help="measure 48 configs here in fresh processes and print every error",
     )
 
 

@@ -63,11 +63,15 @@ class Measured:
 
 
 def measured(
-    correct: Callable[[Measured], dict[str, float]] | None = None, *, again: bool = False
+    correct: Callable[[Measured], dict[str, float]] | None = None,
+    *,
+    again: bool = False,
+    keep: bool = True,
 ) -> Measured:
-    """The kept measurement of this machine, or a new one.
+    """The kept measurement of this machine, or a new one (with `again`: always a new one).
 
-    `correct` measures the corrections. Without it, a new measurement has none and is not kept.
+    `correct` measures the corrections. A new measurement replaces the kept one, if `keep`, and if
+    it has corrections.
     """
     threads = omp_threads() or n_cores()
     if not again and (found := kept(threads)) is not None:
@@ -84,6 +88,8 @@ def measured(
     if correct is None:
         return found
     found = replace(found, corrections=correct(found))
+    if not keep:
+        return found
     path = _path()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(found))
