@@ -160,6 +160,10 @@ def setting_named(name: str) -> str:
     if not found:
         hint = nearest(name, known)
         raise ConfigError(f"there is no setting {name!r} to sweep.{hint}")
+    if len(found) > 1:
+        raise ConfigError(
+            f"{name!r} names several settings: {', '.join(found)}. Sweep one of them."
+        )
     return found[0]
 
 

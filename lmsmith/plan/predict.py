@@ -281,6 +281,8 @@ def predict(
     notes += [why] if why else []
     if warning := device.stale():
         notes.append(warning)
+    if device.measured is not None and device.measured.disturbed:
+        notes.append(device.measured.disturbed)
     n_micro = -(-max(1, total_rows // world) // rows)
     return Plan(
         config=config,

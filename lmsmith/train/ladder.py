@@ -139,7 +139,7 @@ def peak_of_steps(config: RunConfig, device: torch.device) -> int:
 def _seconds_of_steps(
     config: RunConfig, device: torch.device, n: int, plain_adamw: bool, *, most: float = math.inf
 ) -> list[float]:
-    """Seconds of `n` steps, or of at least 5 within `most` seconds."""
+    """Seconds of `n` steps; of 5 if they take more than `most` seconds, of 3 if much more."""
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
@@ -163,7 +163,7 @@ def _seconds_of_steps(
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         seconds.append(time.perf_counter() - began)
-        if step >= 4 and sum(seconds) > most:
+        if sum(seconds) > (most if step >= 4 else 3 * most) and step >= 2:
             break
     return seconds
 

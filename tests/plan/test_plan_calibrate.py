@@ -9,11 +9,13 @@ import pytest
 
 from lmsmith.config import RunConfig
 from lmsmith.machine import speeds as of_machine
-from lmsmith.plan import calibrate
+from lmsmith.plan import calibrate, here
 from lmsmith.plan.calibrate import LEAST, MOST, calibration, configs, corrections
 from lmsmith.plan.cpu_time import FACTORS, GROUP_OF, GROUPS, cpu_parts
+from lmsmith.plan.devices import of_machine as device_of
 from lmsmith.plan.grade import cases
 from lmsmith.plan.here import kept, measured
+from lmsmith.plan.predict import predict
 from lmsmith.train.ladder import seconds_of_step
 
 SPEEDS: dict[str, Any] = {
@@ -32,6 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LMSMITH_CACHE", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(of_machine, "measure", lambda threads: dict(SPEEDS))
+    monkeypatch.setattr(here.OtherPrograms, "cores", lambda programs: 0.0)
     return tmp_path / "machine.json"
 
 
@@ -93,6 +96,49 @@ def test_a_measurement_is_kept_with_its_corrections(cache: Path) -> None:
     )
     cache.write_text(cache.read_text().replace("corrections", "other"))  # of an earlier version
     assert kept(1) is None
+
+
+def test_a_measurement_beside_other_programs_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = 1.7
+    monkeypatch.setattr(here.OtherPrograms, "cores", lambda programs: cores)
+    calls = []
+
+    def correct(speeds: Any) -> dict[str, float]:
+        calls.append(speeds)
+        return {}
+
+    first = measured(correct)
+    assert first.others == 1.7
+    assert first.disturbed == (
+        "other programs used 1.7 cores while this machine was measured, so steps may be faster than "
+        "predicted: the next call measures again"
+    )
+    assert first.disturbed in predict(next(configs()), device_of(first)).notes
+    assert measured() == first  # a forecast measures nothing
+    cores = 0.2
+    assert measured(correct).disturbed == ""
+    measured(correct)
+    assert len(calls) == 2
+
+
+def test_calibration_ends_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, timed = [0.0], []
+    monkeypatch.setattr(calibrate.time, "perf_counter", lambda: clock[0])
+
+    def timer(config: RunConfig) -> float:
+        clock[0] += 2.0
+        timed.append(config)
+        return 1.0
+
+    speeds = measured()
+    assert calibration(timer)(speeds).keys() == GROUPS.keys()
+    assert len(timed) == 4
+    groups = {GROUP_OF[max(parts, key=parts.__getitem__)] for parts in map(parts_of, timed)}
+    assert len(groups) >= 3  # the first configs differ in what takes their time
+
+
+def parts_of(config: RunConfig) -> dict[str, float]:
+    return cpu_parts(config, measured())
 
 
 def test_a_step_is_timed() -> None:
