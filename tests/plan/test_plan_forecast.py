@@ -21,7 +21,7 @@ def test_a_forecast() -> None:
 
 def test_a_warning_offers_settings_that_fit() -> None:
     needed = memory(CONFIG).n_bytes
-    assert memory_warning(CONFIG, of_process(needed), gpu=False) == ""
+    assert memory_warning(CONFIG, 1.001 * of_process(needed), gpu=False) == ""
     assert memory_warning(CONFIG, 0.999 * of_process(needed), gpu=False) != ""
     on_gpu = memory(CONFIG, gpu=True).n_bytes
     assert memory_warning(CONFIG, on_gpu, gpu=True) == ""  # tensors alone
