@@ -61,8 +61,8 @@ class Measured:
         if self.others <= BUSY:
             return ""
         return (
-            f"other programs used {self.others:.1f} cores while this machine was measured, so "
-            "steps may be faster than predicted: the next call measures again"
+            f"other programs used {self.others:.1f} cores while this machine was measured, which "
+            "makes the seconds less certain: the next call measures again"
         )
 
     def product_rate(self, width: float) -> float:

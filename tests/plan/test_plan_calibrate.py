@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lmsmith.plan.devices import of_machine as device_of
 from lmsmith.plan.grade import cases
 from lmsmith.plan.here import kept, measured
 from lmsmith.plan.predict import predict
+from lmsmith.train import ladder as of_steps
 from lmsmith.train.ladder import seconds_of_step
 
 SPEEDS: dict[str, Any] = {
@@ -110,8 +112,8 @@ def test_a_measurement_beside_other_programs_is_repeated(monkeypatch: pytest.Mon
     first = measured(correct)
     assert first.others == 1.7
     assert first.disturbed == (
-        "other programs used 1.7 cores while this machine was measured, so steps may be faster than "
-        "predicted: the next call measures again"
+        "other programs used 1.7 cores while this machine was measured, which makes the seconds "
+        "less certain: the next call measures again"
     )
     assert first.disturbed in predict(next(configs()), device_of(first)).notes
     assert measured() == first  # a forecast measures nothing
@@ -143,3 +145,18 @@ def parts_of(config: RunConfig) -> dict[str, float]:
 
 def test_a_step_is_timed() -> None:
     assert 1e-4 < seconds_of_step(next(configs()), 1) < 10
+
+
+def test_one_thread_is_measured_in_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if another program took the core for a second in each operation and step."""
+    clock = [0.0]
+
+    def wall() -> float:
+        clock[0] += 1.0
+        return clock[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(of_steps.time, "perf_counter", wall)
+        assert seconds_of_step(next(configs()), 1) < 0.5
+    monkeypatch.setattr(of_machine.torch, "get_num_threads", lambda: 1)
+    assert of_machine._best(lambda: time.sleep(0.05)) < 0.02
