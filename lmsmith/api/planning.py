@@ -160,6 +160,10 @@ def setting_named(name: str) -> str:
     if not found:
         hint = nearest(name, known)
         raise ConfigError(f"there is no setting {name!r} to sweep.{hint}")
+    if len(found) > 1:
+        raise ConfigError(
+            f"{name!r} names several settings: {', '.join(found)}. Sweep one of them."
+        )
     return found[0]
 
 
@@ -205,14 +209,20 @@ def _timer(config: RunConfig) -> float:
     return seconds_of_step(config, omp_threads() or n_cores())
 
 
-def grades(n_steps: int = 4) -> Iterator[Grade]:
+def grades() -> Iterator[Grade]:
     """Trains configs on this machine, in processes of their own, and yields each prediction with
-    what was measured. Raises TrainingError if one fails.
+    what was measured. Measures the machine again before each group of configs. Raises TrainingError
+    if a process fails.
     """
-    from lmsmith.plan.devices import device
-    from lmsmith.plan.grade import cases, grade
+    from lmsmith.plan.calibrate import calibration
+    from lmsmith.plan.devices import of_machine
+    from lmsmith.plan.grade import GROUP, cases, grade
+    from lmsmith.plan.here import measured
 
-    yield from grade(cases(), device("here", timer=_timer), n_steps)
+    chosen = cases()
+    for start in range(0, len(chosen), GROUP):
+        here = measured(calibration(_timer), again=True, keep=False)
+        yield from grade(chosen[start : start + GROUP], of_machine(here))
 
 
 def _typed(value: Any) -> str:

@@ -101,7 +101,7 @@ def _add_output(verb: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--grade",
         action="store_true",
-        help="measure 24 configs here in fresh processes and print every error",
+        help="measure 48 configs here in fresh processes and print every error",
     )
 
 
@@ -146,6 +146,8 @@ def _report(options: argparse.Namespace) -> Callable[[Console], None] | None:
     one, *others = chosen
     unused = ("recipe", "compare", "sweep", "fit", "budget", "hours", "method", "json", "out")
     others += [name for name in unused if getattr(options, name)]
+    others += ["price"] * (options.price is not None) + ["device"] * (options.device != "h100")
+    others += ["devices"] * (options.devices != 1) + list(settings_given(options))
     if others:
         also = options.recipe if others[0] == "recipe" else f"--{others[0].replace('_', '-')}"
         raise UsageError(
@@ -179,6 +181,11 @@ def _plans(options: argparse.Namespace) -> list[tuple[str, Plan]]:
         return [(options.recipe or plan.config.preset, plan)]
     if options.recipe:
         raise UsageError(f"{options.recipe} comes before --compare: name it after --compare.")
+    if len(set(options.compare)) < max(2, len(options.compare)):
+        raise UsageError(
+            f"--compare {' '.join(options.compare)}: expected two or more different presets, "
+            "recipes or runs. For a single plan, use --preset NAME or name the recipe or run alone."
+        )
     found = []
     for name in options.compare:
         is_file = name.endswith(".toml") or Path(name).is_dir()

@@ -1,7 +1,8 @@
 """Measures the speeds that decide how long a training step takes on this machine's CPU.
 
-About three seconds. Each figure is the best of several short measurements: other programs only ever
-lengthen one.
+About two seconds. Each figure is the best of several short measurements: other programs only ever
+lengthen one. They interrupt long operations in every measurement, so with one thread its processor
+time counts, which does not include interruptions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from lmsmith.machine.products import choose_matmul, use_matmul
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 TOKENS = 1024
-SECONDS = 0.15  # per figure
+SECONDS = 0.12  # per figure
 
 
 def measure(threads: int) -> dict[str, Any]:
@@ -78,12 +79,12 @@ def _overhead() -> float:
 
 def _best(work: Callable[[], object]) -> float:
     """The shortest time of one call, in seconds."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     work()
     best, ends = float("inf"), time.perf_counter() + SECONDS
     while True:
-        began = time.perf_counter()
+        began = clock()
         work()
-        now = time.perf_counter()
-        best = min(best, now - began)
-        if now > ends:
+        best = min(best, clock() - began)
+        if time.perf_counter() > ends:
             return best

@@ -6,16 +6,23 @@ operation (`here.py`), times a factor:
     seconds = sum of FACTORS[part] * primitives(config)[part]
 
 The factors say how much slower an operation is inside a step than in the measurement, where its
-operands stay in the cache and its result has a place. They were fitted to CALIBRATED configs on one
-machine, each measured twice, hours apart, in seconds of one thread's own processor time, by least
-squares of relative errors without negative factors. `calibrate.py` corrects them on the machine
-that it runs on. `lmsmith plan --grade` measures other configs.
+operands stay in the cache and its result has a place. `benchmarks/step_times.py` fits them to
+measured configs by least squares of relative errors without negative factors, and writes
+`cpu_time.toml`. The 80% interval comes from the same configs: each is predicted with factors that
+were fitted without it. `lmsmith plan --grade` draws other configs, so neither the factors nor the
+interval has seen them. `calibrate.py` corrects the factors on the machine that it runs on.
 """
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 from lmsmith.config import RunConfig
 from lmsmith.models.gpt_config import GPTConfig
+from lmsmith.models.gpt_costs import blocks
 from lmsmith.plan.flops import Flops, flops
 from lmsmith.plan.here import Measured
 from lmsmith.plan.layers import Setup
@@ -24,37 +31,26 @@ from lmsmith.plan.parameters import parameters
 from lmsmith.plan.tape import Op
 from lmsmith.plan.transformer import write_tape
 
-CALIBRATED = 168
-FACTORS = {
-    "products of blocks": 0.935,
-    "attention": 1.77,
-    "head": 1.08,
-    "passes over memory": 4.66,
-    "softmax of attention": 2.62,
-    "loss": 6.21,
-    "softcap": 10.6,
-    "dropout": 25.5,
-    "activation": 5.41,
-    "operations": 4.67,
-    "checkpoints": 261.0,
-    "micro-batches": 479.0,
-    "AdamW, bytes": 15.0,
-    "Muon, bytes": 47.0,
-    "Muon, products": 1.31,
-    "tensors": 2.9,
-    "Muon, matrices": 23.3,
-}
+FILE = Path(__file__).with_suffix(".toml")
 # Parts that `calibrate.py` corrects together.
 GROUPS = {
     "products": ("products of blocks", "attention", "head", "Muon, products"),
     "memory": ("passes over memory", "AdamW, bytes", "Muon, bytes"),
-    "functions": ("softmax of attention", "loss", "softcap", "dropout", "activation"),
-    "overhead": ("operations", "checkpoints", "micro-batches", "tensors", "Muon, matrices"),
+    "functions": (
+        *("softmax of attention", "loss", "softcap", "dropout"),
+        *("tanh GELU", "other activations"),
+    ),
+    "overhead": (
+        *("operations", "blocks of attention", "windows", "checkpoints", "micro-batches"),
+        *("tensors", "SGD, tensors", "Muon, matrices"),
+    ),
 }
 GROUP_OF = {part: group for group, parts in GROUPS.items() for part in parts}
-# In 8 of 10 configs that no fit used, the measured time was between these multiples of the
-# prediction: 24 configs, measured twice.
-LOW, HIGH = 0.84, 1.22
+_FITTED: dict[str, Any] = tomllib.loads(FILE.read_text(encoding="utf-8"))
+FACTORS: dict[str, float] = _FITTED["factors"]
+# Of the configs that the factors were fitted to, 8 of 10 took between these multiples of a
+# prediction by factors that were fitted without them.
+LOW, HIGH = float(_FITTED["low"]), float(_FITTED["high"])
 # Of recurrent networks: their share of the rate of products. Rough, not fitted.
 RECURRENT = 0.5
 
@@ -82,34 +78,61 @@ def primitives(
     n_micro = _micro_batches(config, rows, world)
     n_tokens = rows * model.context_length
     found, rate = flops(config, "blocks"), speeds.product_rate(_width(config))
-    repeats = 3 + config.train.activation_checkpointing
+    again = int(
+        config.train.activation_checkpointing
+    )  # forward passes of blocks, besides the first
     ops = write_tape(config, Setup(rows, 4, 4, gpu=False)).ops
-    passes = sum(traffic(op) for op in ops if not is_product(op))
-    scores = n_tokens * found.parts["scores"].forward / (2 * model.width_head)
+    passes = sum(_repeats(op, again) * traffic(op) for op in ops if not is_product(op))
     logits = n_tokens * model.padded_vocab_size
-    dropped: float = n_tokens * model.d_model * (2 * model.n_layer + 1) * bool(model.dropout)
-    dropped += scores * bool(model.attention_dropout)
-    smooth = n_tokens * model.width_ff * model.n_layer * (model.feed_forward != "relu2")
     attention = ("scores", "values")
-    blocks = sum(
+    of_blocks = sum(
         part.total for name, part in found.parts.items() if name not in (*attention, "head")
     )
+    windows = sum(bool(model.window_of(layer)) for layer in range(model.n_layer))
     of_micro_batches = {
-        "products of blocks": n_tokens * blocks / rate,
+        "products of blocks": n_tokens * of_blocks / rate,
         "attention": n_tokens * _total(found, attention) / speeds.attention,
         "head": n_tokens * _total(found, ("head",)) / rate,
-        "passes over memory": repeats * passes / speeds.small,
-        "softmax of attention": repeats * scores / speeds.exponential,
+        "passes over memory": passes / speeds.small,
+        **{name: n / speeds.exponential for name, n in _functions(model, found, n_tokens, again)},
         "loss": logits / speeds.exponential,
         "softcap": logits * bool(model.logit_softcap) / speeds.exponential,
-        "dropout": dropped / speeds.exponential,
-        "activation": repeats * smooth / speeds.exponential,
-        "operations": repeats * len(ops) * speeds.overhead,
-        "checkpoints": config.train.activation_checkpointing * model.n_layer * speeds.overhead,
+        "operations": sum(_repeats(op, again) for op in ops) * speeds.overhead,
+        "blocks of attention": (3 + again) * _n_blocks(model) * speeds.overhead,
+        "windows": (1 + again) * windows * speeds.overhead,
+        "checkpoints": again * model.n_layer * speeds.overhead,
         "micro-batches": speeds.overhead,
     }
     every = {name: n_micro * seconds for name, seconds in of_micro_batches.items()}
     return every | _of_step(config, found, speeds, rate)
+
+
+def _functions(
+    model: GPTConfig, found: Flops, n_tokens: int, again: int
+) -> Iterator[tuple[str, float]]:
+    """Numbers of which a forward pass computes a function, by function. Backward passes compute
+    products and sums of them.
+    """
+    scores = n_tokens * found.parts["scores"].forward / (2 * model.width_head)
+    smooth: float = n_tokens * model.width_ff * model.n_layer * (model.feed_forward != "relu2")
+    tanh = model.feed_forward == "gelu-tanh"
+    dropped = n_tokens * model.d_model * (2 * model.n_layer * (1 + again) + 1)
+    dropped *= bool(model.dropout)
+    yield "softmax of attention", (1 + again) * scores
+    yield "dropout", dropped + (1 + again) * scores * bool(model.attention_dropout)
+    yield "tanh GELU", (1 + again) * smooth * tanh
+    yield "other activations", (1 + again) * smooth * (not tanh)
+
+
+def _n_blocks(model: GPTConfig) -> int:
+    """Blocks of queries of all layers; `models/kernels.py` computes attention one by one."""
+    every = (blocks(model.context_length, model.window_of(n)) for n in range(model.n_layer))
+    return sum(map(len, every))
+
+
+def _repeats(op: Op, again: int) -> int:
+    """How often a step makes an operation; its backward pass counts twice."""
+    return 3 + again * (op.group >= 0)
 
 
 def _of_step(config: RunConfig, found: Flops, speeds: Measured, rate: float) -> dict[str, float]:
@@ -122,6 +145,7 @@ def _of_step(config: RunConfig, found: Flops, speeds: Measured, rate: float) -> 
         "Muon, bytes": 4 * n_muon / speeds.copy,
         "Muon, products": found.optimizer_products / rate,
         "tensors": len(learned) * speeds.overhead,
+        "SGD, tensors": len(learned) * (config.optim.name == "sgd") * speeds.overhead,
         "Muon, matrices": len(muon) * speeds.overhead,
     }
 

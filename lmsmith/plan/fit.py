@@ -10,6 +10,7 @@ nearest size that fits.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -169,8 +170,8 @@ def _fill_time(
     if steps < 1:
         raise ConfigError(
             f"one step takes about {step.seconds:,.3g} s on {world} x {device.name}, and there are "
-            f"only {seconds:,.3g} s: allow at least {step.seconds / 3600:.2g} hours, or a smaller "
-            "--model.size or --train.batch_size."
+            f"only {seconds:,.3g} s: allow at least --hours {_rounded_up(step.seconds / 3600)}, or "
+            "a smaller --model.size or --train.batch_size."
         )
     lengths = {"train.steps", "train.tokens", "train.epochs", "train.minutes"} & set(given)
     if "train.epochs" in lengths and config.train.epochs:
@@ -244,11 +245,23 @@ def _nothing_fits(
             f"{smallest.model.vocab_size:,}, and there are {room / 1e9:.2g} GB: a smaller "
             "vocabulary (--tokenizer byte) or more memory."
         )
+    from lmsmith.plan.show import duration
+
     step = step_time(smallest, device, world)
     tokens = CHINCHILLA_RATIO * smallest.neural.n_parameters()
-    hours = tokens / step.tokens * step.seconds / 3600
+    needed, available = tokens / step.tokens * step.seconds, seconds or 0.0
+    least = f"--hours {_rounded_up(needed / 3600)}"
+    if device.price:
+        least += f" (--budget {_rounded_up(needed / 3600 * device.price * world)}usd)"
     return (
-        f"even --model.size 1 takes {hours:.2g} hours for {CHINCHILLA_RATIO:g} tokens per "
-        f"parameter on {world} x {device.name}, and there are {(seconds or 0) / 3600:.2g}. Allow "
-        "more, or give --model.size: then only the number of tokens is chosen."
+        f"even --model.size 1 takes {duration(needed)} for {CHINCHILLA_RATIO:g} tokens per "
+        f"parameter on {world} x {device.name}, and there are {duration(available)}: "
+        f"{duration(needed - available)} are missing. Allow {least}, or give --model.size: then "
+        "only the number of tokens is chosen."
     )
+
+
+def _rounded_up(number: float) -> str:
+    """With two digits, and never less than the number: 0.01234 -> "0.013"."""
+    unit: float = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return f"{math.ceil(number / unit) * unit:.2g}"

@@ -10,13 +10,18 @@ from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.plan.devices import of_machine
 from lmsmith.plan.flops import flops
 from lmsmith.plan.here import kept
-from lmsmith.plan.memory import largest_micro_batch, memory, micro_batch
+from lmsmith.plan.memory import (
+    largest_micro_batch,
+    memory,
+    micro_batch,
+    of_process,
+    room_for_tensors,
+)
 from lmsmith.plan.parameters import parameters
 from lmsmith.plan.time import StepTime, step_time
 
 OF_TEXT = "cross-entropy"  # the objective that predictions of a step are for
 OTHER_OBJECTIVE = "costs: `lmsmith plan --method` predicts those of this objective"
-PROCESS = 0.4e9  # bytes of interpreter and libraries
 
 
 def forecast(config: RunConfig, *, gpu: bool, world: int = 1) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def memory_warning(config: RunConfig, room: float, *, gpu: bool, world: int = 1)
     known = isinstance(config.model, GPTConfig) and config.train.engine == "torch"
     if not known or not room or config.train.objective != OF_TEXT:
         return ""
-    room -= 0 if gpu else PROCESS
+    free, room = room, room if gpu else room_for_tensors(room)
 
     def peak(changes: dict[str, Any]) -> float:
         changed = config.changed(changes, where="the warning")
@@ -114,9 +119,10 @@ def memory_warning(config: RunConfig, room: float, *, gpu: bool, world: int = 1)
     if needed <= room:
         return ""
     rows, _ = micro_batch(config, world)
+    process = "" if gpu else f" in a process of {of_process(needed) / 1e9:,.1f} GB"
     start = (
-        f"the run needs about {needed / 1e9:,.1f} GB for tensors, and {max(room, 0) / 1e9:,.1f} GB "
-        "are free: "
+        f"the run needs about {needed / 1e9:,.1f} GB for tensors{process}, and {free / 1e9:,.1f} "
+        "GB are free: "
     )
     for extra in ({}, {"train.activation_checkpointing": True}):
 

@@ -9,7 +9,8 @@
     corrections  of predicted steps, by timing a few of them (`calibrate.py`)
 
 The measurement is kept in ~/.cache/lmsmith/machine.json for this processor and number of threads,
-and repeated after 30 days. LMSMITH_CACHE names another folder.
+and repeated after 30 days, or at the next call if other programs used the cores meanwhile.
+LMSMITH_CACHE names another folder.
 """
 
 from __future__ import annotations
@@ -25,15 +26,18 @@ from typing import Any
 
 from lmsmith import foreign_json
 from lmsmith.machine.limits import free_memory, n_cores, omp_threads
+from lmsmith.machine.threads import OtherPrograms
 from lmsmith.strict_json import write_json
 
 KEPT_DAYS = 30
+BUSY = 0.3  # cores that other programs use; with fewer, a measurement counts as undisturbed
 
 
 @dataclass(frozen=True)
 class Measured:
     """Speeds of this machine; see above. `products`: by precision; `by_width`: float32, by width of
-    a square matrix. `corrections`: of predicted steps, see `calibrate.py`.
+    a square matrix. `corrections`: of predicted steps, see `calibrate.py`. `others`: cores that
+    other programs used meanwhile.
     """
 
     name: str
@@ -49,6 +53,17 @@ class Measured:
     overhead: float
     matmul: str = "default"
     corrections: dict[str, float] = field(default_factory=dict)
+    others: float = 0.0
+
+    @property
+    def disturbed(self) -> str:
+        """Says that other programs disturbed the measurement; "" if they did not."""
+        if self.others <= BUSY:
+            return ""
+        return (
+            f"other programs used {self.others:.1f} cores while this machine was measured, which "
+            "makes the seconds less certain: the next call measures again"
+        )
 
     def product_rate(self, width: float) -> float:
         """FLOP/s of products whose smaller matrix dimension is `width`, interpolated."""
@@ -63,17 +78,23 @@ class Measured:
 
 
 def measured(
-    correct: Callable[[Measured], dict[str, float]] | None = None, *, again: bool = False
+    correct: Callable[[Measured], dict[str, float]] | None = None,
+    *,
+    again: bool = False,
+    keep: bool = True,
 ) -> Measured:
-    """The kept measurement of this machine, or a new one.
+    """The kept measurement of this machine, or a new one (with `again`: always a new one).
 
-    `correct` measures the corrections. Without it, a new measurement has none and is not kept.
+    `correct` measures the corrections. A new measurement replaces the kept one, if `keep`, and if
+    it has corrections.
     """
     threads = omp_threads() or n_cores()
-    if not again and (found := kept(threads)) is not None:
+    found = kept(threads)
+    if found is not None and not again and (correct is None or not found.disturbed):
         return found
     from lmsmith.machine.speeds import measure
 
+    programs = OtherPrograms(0.0)
     found = Measured(
         name=name(),
         threads=threads,
@@ -84,6 +105,9 @@ def measured(
     if correct is None:
         return found
     found = replace(found, corrections=correct(found))
+    found = replace(found, others=round(programs.cores() or 0.0, 1))
+    if not keep:
+        return found
     path = _path()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(found))

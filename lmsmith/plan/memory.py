@@ -1,8 +1,8 @@
 """Predicts the peak memory of training: of tensors, in bytes, on each device.
 
 What is predicted is the most memory that tensors hold at one moment: `torch.cuda.
-max_memory_allocated` on GPUs, and the allocations of PyTorch's allocator on CPUs. A process needs
-more: the interpreter and libraries (about 0.4 GB), and what the allocator keeps unused.
+max_memory_allocated` on GPUs, and the allocations of PyTorch's allocator on CPUs. A process on a
+CPU needs more, see `of_process`.
 
     parameters        4 bytes each (8 in float64)
     gradients         the same
@@ -33,6 +33,27 @@ PARAMETERS, STATE, TABLES = "parameters", "optimizer state", "constants and batc
 # Bytes of state per byte of parameter.
 STATES = {"adamw": 2, "muon": 1, "sgd": 1, "other": 2}
 MUON_AT_ONCE = 1 << 27  # `optim/muon.py`: the most numbers that are updated together
+
+
+PROCESS = 0.3e9  # resident bytes of the interpreter, libraries and compiled code
+HEAP = 1.2  # resident bytes of the heap per byte of tensors
+
+
+def of_process(n_bytes: float) -> float:
+    """Resident bytes of a process on a CPU whose tensors take `n_bytes` at most.
+
+    Training keeps freed memory in the heap (`machine/heap.py`). Gradients and optimizer state,
+    which stay, lie between blocks of activations, which come and go, so that a freed block is
+    often too small for the next tensor. The C library hands out 0.7% to 2.4% more than the
+    predicted tensors. docs/accounting.md has the measurements, `benchmarks/memory.py train`
+    measures the process.
+    """
+    return PROCESS + HEAP * n_bytes
+
+
+def room_for_tensors(resident: float) -> float:
+    """The most bytes of tensors of a process on a CPU with this many resident bytes."""
+    return max(0.0, (resident - PROCESS) / HEAP)
 
 
 @dataclass(frozen=True)

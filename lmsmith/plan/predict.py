@@ -23,7 +23,7 @@ from lmsmith.plan.devices import Device
 from lmsmith.plan.flops import Flops, flops
 from lmsmith.plan.inference import Inference, inference
 from lmsmith.plan.layers import LMSMITH, Implementation
-from lmsmith.plan.memory import Memory, memory, micro_batch
+from lmsmith.plan.memory import Memory, memory, micro_batch, of_process
 from lmsmith.plan.parameters import Parameter, by_group, parameters
 from lmsmith.plan.time import StepTime, step_time
 from lmsmith.plan.tuning import Tuning
@@ -102,8 +102,13 @@ class Plan:
         return self.device.price * self.world * self.hours if self.device.price else None
 
     @property
+    def process_bytes(self) -> float | None:
+        """Resident bytes of the process on a CPU; None on accelerators."""
+        return None if self.device.gpu else of_process(self.memory.n_bytes)
+
+    @property
     def fits(self) -> bool:
-        return self.memory.n_bytes <= self.device.memory
+        return (self.process_bytes or self.memory.n_bytes) <= self.device.memory
 
     def __str__(self) -> str:
         from lmsmith.plan.show import show
@@ -133,6 +138,7 @@ class Plan:
                 "peak": self.memory.n_bytes,
                 "by_kind": self.memory.by_kind,
                 "moment": self.memory.moment,
+                "process": self.process_bytes,
                 "available": self.device.memory,
                 "fits": self.fits,
             },
@@ -281,6 +287,8 @@ def predict(
     notes += [why] if why else []
     if warning := device.stale():
         notes.append(warning)
+    if device.measured is not None and device.measured.disturbed:
+        notes.append(device.measured.disturbed)
     n_micro = -(-max(1, total_rows // world) // rows)
     return Plan(
         config=config,

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.plan.devices import device
-from lmsmith.plan.inference import inference
+from lmsmith.plan.inference import cache_per_token, inference
 from lmsmith.plan.layers import Implementation
 from lmsmith.plan.predict import predict
 
@@ -87,9 +88,15 @@ def _rung(
     padded: bool = False,
     card: str = "a100-40gb",
     n_rows: int = 16,
+    accumulates: bool = False,
 ) -> Published:
-    """A rung of the speed ladder: GPT-2 124M, `ms` milliseconds per step."""
+    """A rung of the speed ladder: GPT-2 124M, `ms` milliseconds per micro-batch.
+
+    `accumulates`: gradients over 2**19 tokens.
+    """
     changes: dict[str, Any] = {"train.dtype": dtype, "train.batch_size": n_rows}
+    if accumulates:
+        changes = {"train.dtype": dtype, "train.batch_size": 512, "train.micro_batch_size": n_rows}
     changes |= _COMPILED if compiled else _EAGER
     changes |= {"model.vocab_multiple": 128} if padded else {}
     where = "" if card == "a100-40gb" else f" on a {card.upper()}"
@@ -106,11 +113,16 @@ RUNS = (
     _rung("compiled", "bfloat16", True, MATH, 130),
     _rung("FlashAttention", "bfloat16", True, FULL, 96),
     _rung("padded, fused AdamW", "bfloat16", True, FULL, 90, padded=True),
+    _rung("accumulation", "bfloat16", True, FULL, 89, padded=True, accumulates=True),
     _rung("float32", "float32", False, MATH, 1200, card="t4", n_rows=4),
     _rung("float16", "float16", False, MATH, 485, card="t4", n_rows=4),
     _rung("compiled", "float16", True, MATH, 325, card="t4", n_rows=4),
     _rung("FlashAttention", "float16", True, FULL, 270, card="t4", n_rows=4),
     _rung("padded, fused AdamW", "float16", True, FULL, 255, padded=True, card="t4", n_rows=4),
+    _rung(
+        *("accumulation", "float16", True, FULL, 205),
+        padded=True, card="t4", n_rows=4, accumulates=True,
+    ),
     Published(
         "GPT-2, 8 A100, DDP",
         "gpt2",
@@ -164,6 +176,7 @@ def retrodictions() -> Iterator[Row]:
             yield Row(run.name, "GiB", plan.memory.n_bytes / 2**30, run.gibibytes)
     yield _speedrun()
     yield from _decoding()
+    yield _served()
 
 
 def nanochat(depth: int) -> dict[str, Any]:
@@ -220,3 +233,35 @@ def _decoding() -> Iterator[Row]:
             bytes_per_weight=n_bytes,
         )
         yield Row(f"gpt-fast, Llama 7B{name}", "tokens/s", found.tokens_per_second, published)
+
+
+# nano-vllm's benchmark: 100 to 1,024 tokens of input and of output, at random. A sequence is half
+# decoded on average. An RTX 4070 Laptop has 8 GiB and reads 256 GB/s (from memory, not verified).
+_TOKENS = (100 + 1024) / 2 * 1.5
+_LAPTOP, _READS, _COMPUTES, _USED = 8 * 2**30, 256e9, 80e12, 0.9
+
+
+def qwen3() -> RunConfig:
+    """Qwen3 0.6B, with a context whose half is the mean length in nano-vllm's benchmark."""
+    settings = {
+        "model.n_layer": 28,
+        "model.n_head": 16,
+        "model.n_kv_head": 8,
+        "model.d_head": 128,
+        "model.d_model": 1024,
+        "model.d_ff": 3072,
+        "model.vocab_size": 151936,
+        "model.tied_head": True,
+        "model.context_length": round(2 * _TOKENS),
+    }
+    return preset("qwen3").changed(settings, where="Qwen3 0.6B")
+
+
+def _served() -> Row:
+    """nano-vllm: as many sequences at once as fit into nine tenths of the memory."""
+    config = qwen3()
+    model = GPTConfig.of(config.model)
+    room = _USED * _LAPTOP - 2 * config.neural.n_parameters()
+    batch = int(room / (_TOKENS * cache_per_token(model)))
+    found = inference(model, batch=batch, bandwidth=_READS, peak=_COMPUTES)
+    return Row("nano-vllm, Qwen3 0.6B, RTX 4070 Laptop", "tokens/s", found.tokens_per_second, 1434)

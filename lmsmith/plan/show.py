@@ -63,7 +63,10 @@ def _memory(plan: Plan) -> list[str]:
         f"peak memory{bytes_of(found.n_bytes):>23}   of {bytes_of(plan.device.memory)}: {verdict}"
     ]
     lines += _shares(found.by_kind, found.n_bytes, bytes_of)
-    return [*lines, f"  the peak is in: {found.moment}"]
+    lines.append(f"  the peak is in: {found.moment}")
+    if plan.process_bytes is not None:
+        lines.append(f"  with these tensors, the process takes {bytes_of(plan.process_bytes)}")
+    return lines
 
 
 def _tuning(plan: Plan, found: Tuning) -> list[str]:

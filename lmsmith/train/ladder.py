@@ -16,7 +16,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,13 +117,19 @@ def time_steps(
 
 
 def seconds_of_step(config: RunConfig, threads: int) -> float:
-    """The median time of a few steps of a temporary model on the CPU; takes about SHORT seconds."""
+    """The median time of a few steps of a temporary model on the CPU; takes about SHORT seconds.
+
+    With one thread, it is processor time, so that other programs do not lengthen it.
+    """
     before = torch.get_num_threads()
+    clock = time.process_time if threads == 1 else time.perf_counter
     keep_freed_memory()  # as training does
     try:
         torch.set_num_threads(threads)
         with fastest_matmul():
-            seconds = _seconds_of_steps(config, torch.device("cpu"), 12, False, most=SHORT)
+            seconds = _seconds_of_steps(
+                config, torch.device("cpu"), 12, False, most=SHORT, clock=clock
+            )
     finally:
         torch.set_num_threads(before)
     return statistics.median(seconds[2:])
@@ -137,9 +143,15 @@ def peak_of_steps(config: RunConfig, device: torch.device) -> int:
 
 
 def _seconds_of_steps(
-    config: RunConfig, device: torch.device, n: int, plain_adamw: bool, *, most: float = math.inf
+    config: RunConfig,
+    device: torch.device,
+    n: int,
+    plain_adamw: bool,
+    *,
+    most: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-    """Seconds of `n` steps, or of at least 5 within `most` seconds."""
+    """Seconds of `n` steps; of 5 if they take more than `most` seconds, of 3 if much more."""
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
@@ -158,12 +170,12 @@ def _seconds_of_steps(
     batches = Batches(ids, context_length=T, batch_size=B, seed=1)
     seconds = []
     for step in range(n):
-        began = time.perf_counter()
+        began = clock()
         train_step(replica, batches, step, n_steps=1000)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        seconds.append(time.perf_counter() - began)
-        if step >= 4 and sum(seconds) > most:
+        seconds.append(clock() - began)
+        if sum(seconds) > (most if step >= 4 else 3 * most) and step >= 2:
             break
     return seconds
 

@@ -67,6 +67,10 @@ def test_wrong_use_gives_one_line(lmsmith: Lmsmith) -> None:
         (("nothing.toml",), "neither a recipe"),
         (("--published", "--grade"), "does not use --grade: run them one after the other"),
         (("--grade", "--json"), "does not use --json"),
+        (("--grade", "--preset", "gpt2"), "does not use --preset"),
+        (("--published", "--device", "t4"), "does not use --device"),
+        (("--compare", "gpt2"), "expected two or more different presets, recipes or runs"),
+        (("--compare", "gpt2", "gpt2"), "expected two or more different presets"),
         (("--devices-list", "gpt2.toml"), "does not use gpt2.toml"),
         (("--method", "dpo", "--prompt-tokens", "0"), "expected a whole number, 1 or more"),
     ):

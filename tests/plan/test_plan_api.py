@@ -1,6 +1,7 @@
 """The call and its parts: devices, choices for a budget, bad input."""
 
 import datetime
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import lmsmith
-from lmsmith.api.planning import plans_file, sweep
+from lmsmith.api.planning import plans_file, setting_named, sweep
 from lmsmith.errors import ConfigError, LmsmithError, UsageError
 from lmsmith.plan.communication import communication
 from lmsmith.plan.compute_optimal import EPOCH, HOFFMANN, by_ratio
@@ -111,7 +112,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"hours": -1.0}, "hours = -1: expected more than 0"),
     ({"preset": "gpt2-xl", "fit": "8GB"}, r"GB are missing. The largest --model.size that fits is"),
     ({"preset": "llama", "fit": "1MB"}, r"even --model.size 1 needs"),
-    ({"preset": "llama", "hours": 1e-9}, r"even --model.size 1 takes"),
+    ({"preset": "llama", "hours": 1e-9}, r"and there are 3.6 us: .* are missing. Allow --hours"),
+    ({"preset": "llama", "budget": "0.0001usd"}, r"Allow --hours 0.0\d+ \(--budget 0.0\d+usd\)"),
     ({"preset": "gpt2", "hours": 1e-9}, r"one step takes about"),
     ({"preset": "gpt2", "device": "h100-96gb", "budget": "5usd"}, "give --price"),
     ({"preset": "gpt2", "hours": 1, "settings": {"train.minutes": 90.0}}, "only 60 minutes are"),
@@ -133,6 +135,20 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_bad_input(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(LmsmithError, match=message):
         lmsmith.plan(**arguments)
+
+
+def test_the_limit_that_a_message_names_suffices() -> None:
+    with pytest.raises(ConfigError) as found:
+        lmsmith.plan(preset="llama", budget="0.0001usd")
+    named = re.search(r"--hours (\S+) \(--budget (\S+)\)", str(found.value))
+    assert named is not None
+    assert lmsmith.plan(preset="llama", hours=float(named[1])).config.model.size == 1
+    assert lmsmith.plan(preset="llama", budget=named[2]).config.model.size == 1
+
+
+def test_a_setting_of_several_sections_is_not_swept() -> None:
+    with pytest.raises(ConfigError, match=r"several settings: align.method, rl.method"):
+        setting_named("method")
 
 
 def test_a_recipe_that_is_none(tmp_path: Path) -> None:

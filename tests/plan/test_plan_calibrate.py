@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import pytest
 
 from lmsmith.config import RunConfig
 from lmsmith.machine import speeds as of_machine
-from lmsmith.plan import calibrate
+from lmsmith.plan import calibrate, here
 from lmsmith.plan.calibrate import LEAST, MOST, calibration, configs, corrections
 from lmsmith.plan.cpu_time import FACTORS, GROUP_OF, GROUPS, cpu_parts
+from lmsmith.plan.devices import of_machine as device_of
 from lmsmith.plan.grade import cases
 from lmsmith.plan.here import kept, measured
+from lmsmith.plan.predict import predict
+from lmsmith.train import ladder as of_steps
 from lmsmith.train.ladder import seconds_of_step
 
 SPEEDS: dict[str, Any] = {
@@ -32,6 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LMSMITH_CACHE", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(of_machine, "measure", lambda threads: dict(SPEEDS))
+    monkeypatch.setattr(here.OtherPrograms, "cores", lambda programs: 0.0)
     return tmp_path / "machine.json"
 
 
@@ -95,5 +100,63 @@ def test_a_measurement_is_kept_with_its_corrections(cache: Path) -> None:
     assert kept(1) is None
 
 
+def test_a_measurement_beside_other_programs_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = 1.7
+    monkeypatch.setattr(here.OtherPrograms, "cores", lambda programs: cores)
+    calls = []
+
+    def correct(speeds: Any) -> dict[str, float]:
+        calls.append(speeds)
+        return {}
+
+    first = measured(correct)
+    assert first.others == 1.7
+    assert first.disturbed == (
+        "other programs used 1.7 cores while this machine was measured, which makes the seconds "
+        "less certain: the next call measures again"
+    )
+    assert first.disturbed in predict(next(configs()), device_of(first)).notes
+    assert measured() == first  # a forecast measures nothing
+    cores = 0.2
+    assert measured(correct).disturbed == ""
+    measured(correct)
+    assert len(calls) == 2
+
+
+def test_calibration_ends_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, timed = [0.0], []
+    monkeypatch.setattr(calibrate.time, "perf_counter", lambda: clock[0])
+
+    def timer(config: RunConfig) -> float:
+        clock[0] += 2.0
+        timed.append(config)
+        return 1.0
+
+    speeds = measured()
+    assert calibration(timer)(speeds).keys() == GROUPS.keys()
+    assert len(timed) == 4
+    groups = {GROUP_OF[max(parts, key=parts.__getitem__)] for parts in map(parts_of, timed)}
+    assert len(groups) >= 3  # the first configs differ in what takes their time
+
+
+def parts_of(config: RunConfig) -> dict[str, float]:
+    return cpu_parts(config, measured())
+
+
 def test_a_step_is_timed() -> None:
     assert 1e-4 < seconds_of_step(next(configs()), 1) < 10
+
+
+def test_one_thread_is_measured_in_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if another program took the core for a second in each operation and step."""
+    clock = [0.0]
+
+    def wall() -> float:
+        clock[0] += 1.0
+        return clock[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(of_steps.time, "perf_counter", wall)
+        assert seconds_of_step(next(configs()), 1) < 0.5
+    monkeypatch.setattr(of_machine.torch, "get_num_threads", lambda: 1)
+    assert of_machine._best(lambda: time.sleep(0.05)) < 0.02

@@ -25,9 +25,9 @@ HERE = Device("here", "a machine", SPEEDS.products, 8e9, 1e10, gpu=False, measur
 
 def test_cases_are_drawn_with_a_fixed_seed_and_are_valid() -> None:
     drawn = cases()
-    assert len(drawn) == 24
+    assert len(drawn) == 48
     assert drawn == cases()
-    assert len({str(case) for case in drawn}) == 24
+    assert len({str(case) for case in drawn}) == 48
     for name, settings in drawn:
         preset(name).changed(settings, where="here")
 
