@@ -595,7 +595,7 @@ def test_initial_weights_of_modern() -> None:
     )
     for key, weight in initialised(config).named_parameters():
         if key.startswith(("head", "ngram", "value_embeddings")) or key.endswith(
-            ("attention.out.weight", "down.weight")
+            ("attention.out.weight", "down.weight", "value_gate.weight")
         ):
             assert not weight.any(), key
         elif weight.dim() == 1:
