@@ -100,6 +100,7 @@ def opened(browser: Any, server: Any) -> Any:
     """The page, without anything from earlier tests."""
     from driving import until
 
+    browser.get_log("browser")  # drops what earlier tests caused
     browser.get(f"http://127.0.0.1:{server.port}/")
     browser.execute_script("localStorage.clear()")
     browser.refresh()
