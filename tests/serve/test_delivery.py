@@ -82,7 +82,8 @@ def test_an_error_comes_after_the_tokens_before_it(
 
 
 def test_how_long_pieces_wait(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, found = [100.0], []  # type: ignore[var-annotated]
+    now: list[float] = [100.0]
+    found: list[int] = []
     monkeypatch.setattr(jobs.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(jobs, "deliver", lambda pieces: found.append(len(pieces)))
     outbox, one = Outbox(), job(lm, 9)
