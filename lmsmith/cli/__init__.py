@@ -31,7 +31,7 @@ from lmsmith.cli import (
     use,
     verify,
 )
-from lmsmith.cli.console import Printer, Warnings, no_more_output, problem
+from lmsmith.cli.console import Printer, Warnings, names_as_typed, no_more_output, problem
 from lmsmith.cli.grammar import Verbs
 from lmsmith.cli.output import guarded
 from lmsmith.errors import LmsmithError
@@ -52,6 +52,7 @@ def run(arguments: Sequence[str], *, started: float) -> int:
 
 def _run(arguments: Sequence[str], started: float) -> int:
     before = handle(signal.SIGTERM, stop_at_once)
+    options = argparse.Namespace()
     try:
         try:
             options = parse(arguments)
@@ -61,7 +62,7 @@ def _run(arguments: Sequence[str], started: float) -> int:
         sys.stdout.flush()  # report a failed write here, not while Python exits
         return status
     except LmsmithError as error:
-        problem(f"lmsmith: {error}")
+        problem(f"lmsmith: {names_as_typed(str(error), options)}")
         return error.exit_status
     except KeyboardInterrupt as stop:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT

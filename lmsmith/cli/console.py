@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import logging
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterable
 
@@ -34,6 +37,18 @@ def problem(message: str) -> None:
     from lmsmith.train.log import say
 
     say(Printer(stderr=True), message, style="red")
+
+
+def names_as_typed(message: str, options: argparse.Namespace) -> str:
+    """An error of the API begins with an argument, as in "top_k = -1: expected ...". If the command
+    has an option for it, the message names that instead: "--top-k -1: expected ...". A setting in a
+    file, as in "tokenizer = 'x' in r.toml: ...", stays as it is.
+    """
+    found = re.match(r"([a-z][a-z_-]*) = ('[^']*'|\[[^]]*\]|[^\s:]+)(?=:? )(?! in )", message)
+    if not found or found[1].replace("-", "_") not in options:
+        return message
+    value = shlex.quote(found[2].strip("'")) if found[2].startswith("'") else found[2]
+    return f"--{found[1].replace('_', '-')} {value}{message[found.end() :]}"
 
 
 def no_more_output() -> None:

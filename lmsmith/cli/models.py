@@ -256,6 +256,7 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
     from lmsmith.interop.formats import presets_for_others
     from lmsmith.train.log import say
 
+    _check_format(options)
     exported = api.export(
         options.run,
         to=options.to,
@@ -285,6 +286,22 @@ def _export(options: argparse.Namespace, console: Console, started: float) -> in
         target = shlex.quote(str(exported.path))
         console.print(f"upload   hf upload YOUR-NAME/{shlex.quote(exported.path.name)} {target}")
     return 0
+
+
+def _check_format(options: argparse.Namespace) -> None:
+    """Raises UsageError for an option that the format does not have. `api.export` checks the same
+    and names its arguments.
+    """
+    to = options.to
+    if to == "gguf" and options.dtype != "auto":
+        raise UsageError(f"--dtype {options.dtype} is not for --to gguf: use --type instead.")
+    if to != "gguf" and options.type != "auto":
+        raise UsageError(f"--type {options.type} is for --to gguf: use --dtype with --to {to}.")
+    if to != "hf" and options.shard_size is not None:
+        raise UsageError(
+            f"--shard-size {options.shard_size} is for --to hf: --to {to} writes one file. Leave "
+            "it out."
+        )
 
 
 def _checked(reader: str, found: dict[str, Any] | None) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
 from rich.console import Console
 
 from lmsmith.cli.grammar import Verbs, at_least_one
+from lmsmith.errors import UsageError
 
 KEY = "LMSMITH_API_KEY"
 
@@ -112,6 +114,12 @@ def _serve(options: argparse.Namespace, console: Console, started: float) -> int
         if options.host not in ("127.0.0.1", "::1", "localhost") and key is None:
             console.print("note: anyone who can reach this address can use it: set an API key")
 
+    for name in ("max_memory", "prefix_cache"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {value:g}: expected gigabytes, 0 or more."
+            )
     key = options.api_key if options.api_key is not None else os.environ.get(KEY) or None
     gigabytes = 1e9
     return serve(

@@ -45,10 +45,7 @@ def generate(
     Raises UsageError for an empty prompt, ConfigError for numbers out of range, CheckpointError for
     logits that are not numbers.
     """
-    if n < 1 or max_tokens < 0:
-        raise ConfigError(
-            f"n = {n}, max_tokens = {max_tokens}: expected n of 1 or more, max_tokens of 0 or more."
-        )
+    _check_counts(n, max_tokens)
     if len(prompt_ids) == 0:
         raise UsageError("the prompt is empty: give the model at least one token to continue.")
     engine = Engine(model, n, forbidden=unused_tokens(model, tokenizer), draft=draft)
@@ -129,10 +126,7 @@ def continue_texts(
 
     Each text is what `stream_text` gives for its prompt and index, joined. Raises as it does.
     """
-    if n < 1 or max_tokens < 0:
-        raise ConfigError(
-            f"n = {n}, max_tokens = {max_tokens}: expected n of 1 or more, max_tokens of 0 or more."
-        )
+    _check_counts(n, max_tokens)
     writers = [Writer(tokenizer, stop, ends) for _ in range(n * len(prompts))]
     texts = [""] * len(writers)
     n_slots = max(1, min(MAX_BATCH, len(writers)))
@@ -196,6 +190,13 @@ def encode_prompt(
             f"the prompt has no character{unknown}: give the model at least one to begin with."
         )
     return ids
+
+
+def _check_counts(n: int, max_tokens: int) -> None:
+    if n < 1:
+        raise ConfigError(f"n = {n}: expected 1 or more.")
+    if max_tokens < 0:
+        raise ConfigError(f"max_tokens = {max_tokens}: expected 0 or more.")
 
 
 def unused_tokens(model: LanguageModel, tokenizer: Tokenizer | None) -> torch.Tensor | None:

@@ -134,6 +134,11 @@ class Engine:
         return bool(self._running or self._reading or self._waiting)
 
     @property
+    def reads_prompts(self) -> bool:
+        """Whether the next step reads a part of a prompt, as far as is known now."""
+        return bool(self._reading or self._waiting)
+
+    @property
     def unfinished(self) -> list[int]:
         """The numbers of the sequences that are running or waiting."""
         return [s.number for s in (*self._running, *self._reading, *self._waiting)]

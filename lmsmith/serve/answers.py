@@ -33,6 +33,8 @@ from lmsmith.strict_json import to_json
 
 _BACKLOG = Backlog()
 SHORT_BODY = 4096  # bytes
+LONG_PART = 1 << 16
+"""Bytes of events after which they are written, whether more are ready or not."""
 _READER = ThreadPoolExecutor(1, "lmsmith-reader")
 
 
@@ -129,6 +131,11 @@ class Generation:
             self._pieces.put_nowait((number, piece))
             _BACKLOG.add(self, piece)
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether another piece can be taken without waiting."""
+        return not self._pieces.empty()
+
     def fail(self, error: ApiError) -> None:
         """Ends the request with an error, in place of the pieces that wait."""
         self.cancel()
@@ -209,11 +216,16 @@ async def until_disconnected(http: HttpRequest, work: Any, scheduler: Scheduler)
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. An error after the first one is an event of its own."""
+    """Server-sent events. An error after the first one is an event of its own.
 
-    def __init__(self, chunks: AsyncIterator[dict[str, Any]], generation: Generation) -> None:
+    `chunks`: the event for each piece of `generation`; None for a piece without one.
+    """
+
+    def __init__(
+        self, chunks: AsyncIterator[dict[str, Any] | None], generation: Generation
+    ) -> None:
         super().__init__(
-            _lines(chunks),
+            _lines(chunks, generation),
             media_type="text/event-stream",
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
@@ -226,13 +238,22 @@ class EventStream(StreamingResponse):
             self._generation.close()
 
 
-async def _lines(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _lines(
+    chunks: AsyncIterator[dict[str, Any] | None], generation: Generation
+) -> AsyncIterator[bytes]:
+    """The events; those that are ready at the same time are one part, which is written at once."""
+    part = b""
     try:
         async for chunk in chunks:
-            yield _event(chunk)
-        yield b"data: [DONE]\n\n"
+            if chunk is not None:
+                part += _event(chunk)
+            if part and (len(part) > LONG_PART or not generation.has_ready):
+                yield part
+                part = b""
+        part += b"data: [DONE]\n\n"
     except ApiError as error:
-        yield _event(error.body())
+        part += _event(error.body())
+    yield part
 
 
 def _event(value: dict[str, Any]) -> bytes:

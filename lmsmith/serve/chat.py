@@ -183,7 +183,7 @@ async def answer(
 
 async def _chunks(
     generation: Generation, asked: ChatCompletion, head: dict[str, Any]
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncIterator[dict[str, Any] | None]:
     started: set[int] = set()
     async for number, piece in generation.pieces():
         delta: dict[str, Any] = {}
@@ -194,6 +194,8 @@ async def _chunks(
             delta["content"] = piece.text
         if delta or piece.tokens or piece.ids or piece.finish:
             yield {**head, "choices": [_choice(number, {"delta": delta}, piece, asked)]}
+        else:
+            yield None
     if asked.common.include_usage:
         yield {**head, "choices": [], "usage": generation.usage()}
 

@@ -256,13 +256,14 @@ async def _chunks(
     asked: Completion,
     head: dict[str, Any],
     prompts_shown: list[list[Shown]],
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncIterator[dict[str, Any] | None]:
     started: set[int] = set()
     async for number, piece in generation.pieces():
         p = number // asked.best_of
         first = number not in started
         started.add(number)
         if not (piece.text or piece.tokens or piece.ids or piece.finish or first):
+            yield None
             continue
         shown = prompts_shown[p] if prompts_shown and first else []
         before = asked.texts[p] if first else ""

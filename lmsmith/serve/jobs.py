@@ -32,9 +32,43 @@ class Job:
     loop: asyncio.AbstractEventLoop | None = None  # None: the scheduler's thread
 
 
+DELIVERY_SECONDS = 0.01
+"""Pieces wait at most this long for others. Waking the event loop, writing to the network and
+waking the client take about as long as decoding a token of a small model, on cores that decoding
+needs.
+"""
+
+
+class Outbox:
+    """Pieces that wait to be delivered together. Only streams of more than a hundred tokens per
+    second are delivered less often than token by token.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[Job, Piece]] = []
+        self._since = 0.0  # when the first one came
+        self._urgent = False  # the first piece of an answer, or the last
+
+    def add(self, job: Job, piece: Piece) -> None:
+        if not self._pieces:
+            self._since = time.monotonic()
+        self._pieces.append((job, piece))
+        self._urgent |= bool(piece.finish) or job.n_tokens <= 1
+
+    def is_due(self, seconds: float) -> bool:
+        """Whether the pieces would wait too long if they waited `seconds` more."""
+        return self._urgent or time.monotonic() - self._since + seconds > DELIVERY_SECONDS
+
+    def flush(self) -> None:
+        """Delivers all pieces, in their order."""
+        if self._pieces:
+            pieces, self._pieces, self._urgent = self._pieces, [], False
+            deliver(pieces)
+
+
 def deliver(pieces: Iterable[tuple[Job, Piece]]) -> None:
-    """Delivers the pieces of one step, with one call for each event loop: every call may make the
-    scheduler wait for the interpreter's lock.
+    """Delivers pieces, with one call for each event loop: every call may make the scheduler wait
+    for the interpreter's lock.
     """
     by_loop: dict[asyncio.AbstractEventLoop | None, list[tuple[Job, Piece]]] = {}
     for job, piece in pieces:

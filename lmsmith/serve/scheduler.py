@@ -9,6 +9,8 @@ Each round of the thread gives every engine one step. Before it, waiting sequenc
 clients in turn, the requests of one client in order. An engine reads new prompts in parts, beside
 the running sequences, so that streams do not stop for long.
 
+A fast model's tokens are delivered some at a time (`jobs.Outbox`).
+
 Compiled decode kernels may be called by one thread at a time only, so no other thread touches an
 engine. `call` runs any other use of a model in this thread, between two steps.
 """
@@ -27,7 +29,7 @@ from lmsmith.generate.engine import Request, Token
 from lmsmith.generate.sampling import Sampling
 from lmsmith.generate.text_model import TextModel
 from lmsmith.serve.errors import ApiError, bad, busy
-from lmsmith.serve.jobs import Job, Lane, deliver
+from lmsmith.serve.jobs import Job, Lane, Outbox
 from lmsmith.serve.metrics import Metrics
 from lmsmith.serve.pieces import Piece, bytes_of
 from lmsmith.serve.queue import Queue
@@ -58,6 +60,7 @@ class Scheduler:
         self._cancelled: list[Job] = []
         self._calls: deque[tuple[str, Callable[[], Any], Future[Any]]] = deque()
         self._lanes: dict[int, Lane] = {}  # by the id of the TextModel, which the lane keeps alive
+        self._outbox = Outbox()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="lmsmith-scheduler", daemon=True)
 
@@ -157,11 +160,23 @@ class Scheduler:
                 self._drop(job)
             self._expire()
             if call:
+                self._outbox.flush()  # the call may take long
                 _answer(*call[1:])
             self._admit()
+            began = time.monotonic()
             for lane in list(self._lanes.values()):
                 if lane.engine.busy:
                     self._step(lane)
+            self._deliver(time.monotonic() - began)
+
+    def _deliver(self, seconds: float) -> None:
+        """Delivers pieces, unless they may wait for those of the next round. `seconds`: of this
+        round, which the next one is expected to take.
+        """
+        lanes = self._lanes.values()
+        reads_prompts = any(lane.engine.reads_prompts for lane in lanes)  # that takes longer
+        if reads_prompts or not self.n_running or self._outbox.is_due(seconds):
+            self._outbox.flush()
 
     def _has_work(self) -> bool:
         running = any(lane.jobs for lane in self._lanes.values())
@@ -170,6 +185,7 @@ class Scheduler:
     def _admit(self) -> None:
         """Moves waiting jobs into engines with free slots, clients in turn."""
         while job := self._next():
+            self._outbox.flush()  # the next round reads a prompt
             lane = self._lane(job.writer)
             try:
                 job.number = lane.engine.submit(job.request)
@@ -206,12 +222,10 @@ class Scheduler:
                 self._fail(job, error)
             return
         self.metrics.add("tokens_prompt_cached", lane.engine.n_tokens_found - n_found)
-        pieces: list[tuple[Job, Piece]] = []
         for token in tokens:
             if token.sequence in lane.jobs:  # else a draft's further tokens, after a stop string
                 job = lane.jobs[token.sequence]
-                pieces.append((job, self._take(job, token)))
-        deliver(pieces)
+                self._outbox.add(job, self._take(job, token))
         self.metrics.add("tokens_generated", len(tokens))
 
     def _take(self, job: Job, token: Token) -> Piece:
@@ -259,7 +273,8 @@ class Scheduler:
 
     def _fail(self, job: Job, error: Exception) -> None:
         job.done = True
-        deliver([(job, Piece(finish="error", error=error))])
+        self._outbox.add(job, Piece(finish="error", error=error))
+        self._outbox.flush()
 
     def _end_all(self) -> None:
         stopped = ApiError(503, "the server has stopped.", code="stopping")

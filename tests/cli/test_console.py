@@ -5,13 +5,14 @@ import logging
 import os
 import re
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from conftest import LINUX, TINY, Lmsmith
 from rich.console import Console
 
-from lmsmith.cli.console import Warnings, table
+from lmsmith.cli.console import Warnings, names_as_typed, table
 
 HEAD = ("model", "what it is", "bits per byte", "parameters", "trained for", "MB/s")
 ROWS = [
@@ -112,3 +113,18 @@ def test_no_color_is_obeyed_on_a_terminal(lmsmith: Lmsmith, run: Path, no_color:
     os.close(master)
     colours = re.findall(rb"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7]|38;5;\d+|38;2;[\d;]+)m", shown)
     assert bool(colours) != no_color, shown[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("top_k = -1: expected 0.", "--top-k -1: expected 0."),
+        ("weights = 'int8' is for X.", "--weights int8 is for X."),
+        ("weights = '': expected X.", "--weights '': expected X."),
+        ("top_k = 1 in r.toml: expected 0.", "top_k = 1 in r.toml: expected 0."),
+        ("n_head = 5 does not divide 64.", "n_head = 5 does not divide 64."),
+        ("train.top_k = 5: expected 0.", "train.top_k = 5: expected 0."),
+    ],
+)
+def test_an_error_names_the_option_that_was_typed(message: str, shown: str) -> None:
+    assert names_as_typed(message, Namespace(top_k=-1, weights="")) == shown

@@ -64,7 +64,7 @@ def test_wrong_use(lmsmith: Lmsmith, lines: str) -> None:
     for words, status, told in [
         ([lines], 2, "--out"),
         ([lines, "--out", "x", "--dedup", "some"], 2, "--dedup"),
-        ([lines, "--out", "x", "--tokenizer", "bites"], 2, "tokenizer = 'bites'"),
+        ([lines, "--out", "x", "--tokenizer", "bites"], 2, "--tokenizer bites"),
         (["none.txt", "--out", "x"], 1, "there is no file or folder none.txt"),
         ([lines, "--out", ".", "--tokenizer", "byte"], 1, "already exists"),
         (

@@ -94,7 +94,7 @@ def test_a_model_with_nothing_to_pack(lmsmith: Lmsmith) -> None:
     assert done.status == 0, done.err
     done = lmsmith("eval", "counts", "--weights", "int8")
     assert (done.status, done.out) == (2, "")
-    assert "weights = 'int8' is for Transformers" in done.err
+    assert "--weights int8 is for Transformers" in done.err
     assert "Traceback" not in done.err
 
 

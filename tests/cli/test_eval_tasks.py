@@ -60,7 +60,7 @@ def test_tasks_of_a_run(lmsmith: Any, run: str) -> None:
     for words, said in (
         (["--tasks", "pika"], "Did you mean 'piqa'?"),
         (["--tasks", "piqa", "--limit", "0"], "--limit"),
-        (["--tasks", "piqa", "--shots", "-1"], "shots = -1"),
+        (["--tasks", "piqa", "--shots", "-1"], "--shots -1: "),
         (["--tasks", "piqa", "--text", "book.txt"], "--text is for texts"),
         (["--tasks", "piqa", "--task-data", "nowhere"], "there is no folder nowhere"),
         (["--limit", "3"], "--limit is for tasks"),

@@ -58,7 +58,7 @@ def test_lists(lmsmith: Lmsmith) -> None:
 def test_wrong_use_gives_one_line(lmsmith: Lmsmith) -> None:
     for options, message in (
         (("--device", "h10"), "Did you mean 'h100'?"),
-        (("--price", "-1"), "price = -1"),
+        (("--price", "-1"), "--price -1"),
         (("--preset", "gpt2", "--model.n_layer", "100000000"), "at most 2,000 layers"),
         (("--sweep", "context=1,2"), "no setting 'context' to sweep"),
         (("--sweep", "context_length"), "expected NAME=A,B,C."),

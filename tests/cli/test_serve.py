@@ -66,7 +66,10 @@ def test_mistakes_are_explained(lmsmith: Lmsmith, run: Path) -> None:
     for arguments, said in (
         (("nowhere",), "nowhere is not a run"),
         ((run, run), "two runs are called 'run'"),
-        ((run, "--port", 99999), "port = 99999"),
+        ((run, "--port", 99999), "--port 99999: expected 0 to 65535"),
+        ((run, "--drain", -1), "--drain -1.0: expected 0"),
+        ((run, "--max-memory", "nan"), "--max-memory nan: expected gigabytes"),
+        ((run, "--prefix-cache", "inf"), "--prefix-cache inf: expected gigabytes"),
         ((run, "--api-key", ""), "API key is empty"),
     ):
         done = lmsmith("serve", *arguments)

@@ -84,7 +84,10 @@ def test_a_run_without_records(tmp_path: Path) -> None:
     [
         (["--to", "hf", "--shard-size", "5"], "expected at least 100KB"),
         (["--to", "hf", "--shard-size", "many"], "expected a number with a unit"),
-        (["--to", "llmc", "--shard-size", "5GB"], "shard_size = '5GB' needs to = 'hf'"),
+        (["--to", "llmc", "--shard-size", "5GB"], "--shard-size 5GB is for --to hf"),
+        (["--to", "gguf", "--dtype", "float32"], "--dtype float32 is not for --to gguf"),
+        (["--to", "hf", "--type", "q8_0"], "--type q8_0 is for --to gguf"),
+        (["--to", "onnx", "--dtype", "float16"], "--dtype float16: the ONNX graph"),
         (["--to", "hf", "--dtype", "float8"], "float8"),
         (["--to", "llmc", "--dtype", "float16"], "llm.c does not support float16"),
     ],

@@ -1,5 +1,6 @@
-"""Two small runs, and a server for them."""
+"""Two small runs, a server for them, and a browser."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,35 @@ def lm(folder: Path) -> api.LM:
 @pytest.fixture(scope="module")
 def gru(folder: Path) -> api.LM:
     return lmsmith.load(folder / "gru")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("Chromium is not installed (apt-get install chromium chromium-driver)")
+    from selenium.webdriver.chrome.service import Service
+
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1000,800"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = selenium.Chrome(options=options, service=Service(driver))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, server: Any) -> Any:
+    """The page, without anything from earlier tests."""
+    from driving import until
+
+    browser.get_log("browser")  # drops what earlier tests caused
+    browser.get(f"http://127.0.0.1:{server.port}/")
+    browser.execute_script("localStorage.clear()")
+    browser.refresh()
+    until(lambda: browser.find_element("id", "model").get_attribute("value") == "run")
+    return browser

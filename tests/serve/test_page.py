@@ -2,9 +2,6 @@
 
 import json
 import re
-import shutil
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +9,7 @@ import pytest
 pytest.importorskip("starlette", reason="lmsmith[serve] is not installed")
 pytest.importorskip("uvicorn", reason="lmsmith[serve] is not installed")
 
-from running import Server
+from driving import put, text, until
 
 from lmsmith.api import LM
 from lmsmith.serve import page
@@ -27,53 +24,6 @@ def test_the_page_is_one_document_without_external_requests() -> None:
         assert unsafe not in html, unsafe
     assert "'unsafe-inline'" not in policy
     assert html.count("<script") == html.count("</script>") == 1
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("Chromium is not installed (apt-get install chromium chromium-driver)")
-    from selenium.webdriver.chrome.service import Service
-
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1000,800"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = selenium.Chrome(options=options, service=Service(driver))
-    yield started
-    started.quit()
-
-
-@pytest.fixture
-def opened(browser: Any, server: Server) -> Any:
-    browser.get(f"http://127.0.0.1:{server.port}/")
-    browser.execute_script("localStorage.clear()")
-    browser.refresh()
-    until(lambda: browser.find_element("id", "model").get_attribute("value") == "run")
-    return browser
-
-
-def until(seen: Any, seconds: float = 15) -> None:
-    end = time.monotonic() + seconds
-    while not seen():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def text(browser: Any, id: str) -> str:
-    return str(browser.find_element("id", id).get_attribute("textContent"))
-
-
-def put(browser: Any, id: str, value: str) -> None:
-    browser.execute_script(
-        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
-        "e.dispatchEvent(new Event('input'))",
-        id,
-        value,
-    )
 
 
 @pytest.mark.slow

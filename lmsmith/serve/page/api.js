@@ -29,11 +29,11 @@ function headers() {
 }
 
 function settings() {
-  const seed = $('seed').value;
+  const [seed, length] = [$('seed').value, $('length').value];
   return {
     model: $('model').value,
     temperature: Number($('temperature').value),
-    max_tokens: Math.max(1, Number($('length').value) || 200),
+    max_tokens: length === '' ? 200 : Number(length), // the server checks it and says what it expects
     ...(seed === '' ? {} : { seed: Number(seed) }),
   };
 }
@@ -64,6 +64,22 @@ async function* streamed(path, body, signal) {
       yield chunk;
     }
   }
+}
+
+// Calls `draw` soon, at most twenty times a second and for at most a tenth of the time: an answer
+// that grows may take longer and longer to draw.
+function paced(draw) {
+  let timer = null;
+  let free = 0; // when it may draw again
+  const now = () => {
+    clearTimeout(timer);
+    timer = null;
+    const began = performance.now();
+    draw();
+    const end = performance.now();
+    free = end + Math.max(50, 9 * (end - began));
+  };
+  return { now, soon() { timer ??= setTimeout(now, Math.max(0, free - performance.now())); } };
 }
 
 // Runs `work(signal)` while `stop` is shown instead of `start`.

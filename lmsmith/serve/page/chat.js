@@ -91,13 +91,21 @@ async function answer() {
   log.append(article);
   $('spoken').textContent = '';
   content.classList.add('writing');
+  const drawn = new Markdown(content);
+  let n = 0; // characters
+  const drawing = paced(() => {
+    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+    drawn.write(message.content.slice(n));
+    n = message.content.length;
+    if (atEnd) log.scrollTop = log.scrollHeight;
+  });
   await stoppable($('send'), $('stop'), async (signal) => {
-    for await (const chunk of streamed('v1/chat/completions', { ...settings(), messages: sent }, signal)) {
-      message.content += chunk.choices[0]?.delta?.content ?? '';
-      const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-      content.replaceChildren(markdown(message.content.trim()));
-      if (atEnd) log.scrollTop = log.scrollHeight;
-    }
+    try {
+      for await (const chunk of streamed('v1/chat/completions', { ...settings(), messages: sent }, signal)) {
+        message.content += chunk.choices[0]?.delta?.content ?? '';
+        drawing.soon();
+      }
+    } finally { drawing.now(); }
   });
   if (!message.content) talk.messages.pop();
   $('spoken').textContent = content.textContent; // screen readers read the answer once, complete

@@ -1,4 +1,5 @@
-// Markdown -> elements. Text only becomes text nodes: no HTML from a model is ever parsed.
+// Markdown -> elements, line by line: while an answer grows, only its last line is drawn again.
+// Text only becomes text nodes: no HTML from a model is ever parsed.
 
 function element(name, text = '', attributes = {}) {
   const made = document.createElement(name);
@@ -7,7 +8,7 @@ function element(name, text = '', attributes = {}) {
   return made;
 }
 
-const INLINE = /(`+)([^`]|[^`][\s\S]*?[^`])\1(?!`)|\*\*([^\s*](?:[^*]*[^\s*])?)\*\*|\*([^\s*](?:[^*]*[^\s*])?)\*|\[([^\]\n]{1,500})\]\((https?:\/\/[^\s()]{1,2000})\)/;
+const INLINE = /(?<!`)(`+)([^`]|[^`][\s\S]*?[^`])\1(?!`)|\*\*([^\s*](?:[^*]*[^\s*])?)\*\*|\*([^\s*](?:[^*]*[^\s*])?)\*|\[([^\]\n]{1,500})\]\((https?:\/\/[^\s()]{1,2000})\)/;
 
 function inline(parent, text, depth = 0) {
   for (let rest = text; rest;) {
@@ -32,53 +33,93 @@ function inline(parent, text, depth = 0) {
   }
 }
 
-function markdown(text) {
-  const whole = document.createDocumentFragment();
-  const lines = text.split('\n');
-  for (let i = 0; i < lines.length;) {
-    const fence = /^ {0,3}(`{3,}|~{3,})\s*([\w+#-]*)/.exec(lines[i]);
-    const heading = /^ {0,3}(#{1,6})\s+(.*)$/.exec(lines[i]);
-    const item = /^\s{0,8}([-*+]|\d{1,9}[.)])\s+/.exec(lines[i]);
-    if (fence) {
-      const code = [];
-      for (i++; i < lines.length && !lines[i].trim().startsWith(fence[1]); i++) code.push(lines[i]);
-      i++;
+const FENCE = /^ {0,3}(`{3,}|~{3,})/;
+const HEADING = /^ {0,3}(#{1,6})\s+([^]*)$/;
+const ITEM = /^\s{0,8}([-*+]|\d{1,9}[.)])\s+([^]*)$/;
+const QUOTE = /^ {0,3}> ?/;
+
+// Draws a text into `root`. The text may come in parts: the elements depend on the text alone.
+class Markdown {
+  #root;
+  #open = null; // the block that the next line may continue: { kind, to, fence }
+  #last = ''; // the last line, which may be incomplete
+  #mark = null; // what there was before that line
+  #begun = false;
+
+  constructor(root) { this.#root = root; }
+
+  write(text) {
+    const added = this.#begun ? text : text.trimStart();
+    if (!added) return;
+    this.#begun = true;
+    const lines = (this.#last + added).split('\n');
+    this.#last = lines.pop();
+    this.#retract();
+    lines.forEach((line) => this.#line(line));
+    this.#mark = { block: this.#root.lastChild, open: this.#open, child: this.#open?.to.lastChild };
+    if (this.#last) this.#line(this.#last);
+  }
+
+  // Removes what the last line has drawn.
+  #retract() {
+    if (!this.#mark) return;
+    const { block, open, child } = this.#mark;
+    while (this.#root.lastChild !== block) this.#root.lastChild.remove();
+    while (open && open.to.lastChild !== child) open.to.lastChild.remove();
+    this.#open = open;
+  }
+
+  #line(raw) {
+    const line = raw.endsWith('\r') ? raw.slice(0, -1) : raw;
+    const fence = FENCE.exec(line);
+    const heading = HEADING.exec(line);
+    const item = ITEM.exec(line);
+    if (this.#open?.kind === 'code') {
+      if (line.trim().startsWith(this.#open.fence)) this.#open = null;
+      else this.#open.to.append(element('span', `${line}\n`)); // a block each: the others stay laid out
+    } else if (fence) {
       const pre = element('pre', '', { tabindex: '0' });
-      pre.append(element('code', code.join('\n')));
-      whole.append(pre);
+      this.#root.append(pre);
+      this.#open = { kind: 'code', to: element('code'), fence: fence[1] };
+      pre.append(this.#open.to);
     } else if (heading) {
-      const made = element(`h${Math.min(6, heading[1].length + 2)}`);
-      inline(made, heading[2]);
-      whole.append(made);
-      i++;
+      inline(this.#block(`h${Math.min(6, heading[1].length + 2)}`), heading[2]);
+      this.#open = null;
     } else if (item) {
-      const list = element(/\d/.test(item[1]) ? 'ol' : 'ul');
-      if (/\d/.test(item[1])) list.start = parseInt(item[1], 10);
-      for (let next; i < lines.length && (next = /^\s{0,8}([-*+]|\d{1,9}[.)])\s+(.*)$/.exec(lines[i])); i++) {
-        const entry = element('li');
-        inline(entry, next[2]);
-        list.append(entry);
-      }
-      whole.append(list);
-    } else if (/^ {0,3}>/.test(lines[i])) {
-      const quote = element('blockquote');
-      const quoted = [];
-      for (; i < lines.length && /^ {0,3}>/.test(lines[i]); i++) quoted.push(lines[i].replace(/^ {0,3}> ?/, ''));
-      inline(quote, quoted.join('\n'));
-      whole.append(quote);
-    } else if (!lines[i].trim()) {
-      i++;
+      const start = parseInt(item[1], 10);
+      const list = this.#continued('list', start >= 0 ? 'ol' : 'ul');
+      if (start >= 0 && !list.firstChild) list.start = start;
+      const entry = element('li');
+      inline(entry, item[2]);
+      list.append(entry);
+    } else if (QUOTE.test(line)) {
+      const quote = this.#continued('quote', 'blockquote');
+      if (quote.firstChild) quote.append('\n');
+      inline(quote, line.replace(QUOTE, ''));
+    } else if (!line.trim()) {
+      this.#open = null;
     } else {
-      const paragraph = [];
-      for (; i < lines.length && lines[i].trim() && !/^ {0,3}(```|~~~|#{1,6}\s|>)/.test(lines[i]) && !(paragraph.length && /^\s{0,8}([-*+]|\d{1,9}[.)])\s+/.test(lines[i])); i++) paragraph.push(lines[i]);
-      if (!paragraph.length) paragraph.push(lines[i++]);
-      const made = element('p');
-      paragraph.forEach((line, n) => {
-        if (n) made.append(element('br'));
-        inline(made, line);
-      });
-      whole.append(made);
+      const paragraph = this.#continued('paragraph', 'p');
+      if (paragraph.firstChild) paragraph.append(element('br'));
+      inline(paragraph, line);
     }
   }
-  return whole;
+
+  // The open block, if it is of this kind; else a new one.
+  #continued(kind, name) {
+    if (this.#open?.kind !== kind) this.#open = { kind, to: this.#block(name) };
+    return this.#open.to;
+  }
+
+  #block(name) {
+    const made = element(name);
+    this.#root.append(made);
+    return made;
+  }
+}
+
+function markdown(text) {
+  const all = document.createDocumentFragment();
+  new Markdown(all).write(text.trim());
+  return all;
 }

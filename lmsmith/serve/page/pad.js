@@ -1,6 +1,8 @@
 // The text pad: continues a text and shows the probability of every token.
 
-let tokens = []; // {text, before, p, alternatives: [[text, p]]}; before: the text up to it
+let tokens = []; // {text, offset, p, alternatives: [[text, p]]}; offset: characters of `written` before it
+let spans = []; // their elements
+let line = null; // the element of the last line: the browser lays out each one by itself
 let written = ''; // the continuation
 let chosen = -1;
 let pinned = false; // by a click: the pointer may cross other tokens on its way to an alternative
@@ -23,15 +25,15 @@ function drawToken(token, index) {
 }
 
 function choose(index, move) {
-  const all = $('tokens').children;
-  if (chosen >= 0 && all[chosen]) { all[chosen].tabIndex = -1; all[chosen].removeAttribute('aria-current'); }
+  const before = spans[chosen];
+  if (before) { before.tabIndex = -1; before.removeAttribute('aria-current'); }
   chosen = index;
   pinned = move;
   const token = tokens[index];
   $('choices').hidden = !token;
   if (!token) return;
-  all[index].tabIndex = 0;
-  all[index].setAttribute('aria-current', 'true');
+  spans[index].tabIndex = 0;
+  spans[index].setAttribute('aria-current', 'true');
   const label = element('span', `${visible(token.text)} ${percent(token.p)}. Instead:`);
   $('choices').replaceChildren(label, ...token.alternatives.filter(([text]) => text && text !== token.text && !text.startsWith('bytes:')).map(([text, p]) => {
     const button = element('button', `${visible(text)} ${percent(p)}`, { type: 'button' });
@@ -43,50 +45,71 @@ function choose(index, move) {
 
 function replace(index, text, p) {
   if (running) return;
-  const { before, alternatives } = tokens[index];
-  tokens = [...tokens.slice(0, index), { text, before, p, alternatives }];
-  written = before + text;
+  const { offset, alternatives } = tokens[index];
+  tokens = [...tokens.slice(0, index), { text, offset, p, alternatives }];
+  written = characters(written).slice(0, offset).join('') + text;
   redraw();
-  $('tokens').children[index].focus();
+  spans[index].focus();
   proceed();
 }
 
+const characters = (text) => Array.from(text); // as the server counts them, not UTF-16 units
+
+// Draws the tokens that are not drawn yet.
+function drawNew() {
+  while (spans.length < tokens.length) {
+    const token = tokens[spans.length];
+    if (!line) {
+      line = element('div');
+      $('tokens').append(line);
+    }
+    spans.push(drawToken(token, spans.length));
+    line.append(spans.at(-1));
+    if (token.text.endsWith('\n')) line = null;
+  }
+}
+
 function redraw() {
-  $('tokens').replaceChildren(...tokens.map(drawToken));
+  spans = [];
+  line = null;
+  $('tokens').replaceChildren();
+  drawNew();
   choose(-1, false);
 }
 
 async function proceed() {
   const prompt = $('prompt').value + written;
-  const begun = written;
-  let added = '';
+  const begun = written.length;
+  const start = characters(written).length;
   $('tokens').setAttribute('aria-busy', 'true');
+  const drawing = paced(() => {
+    drawNew();
+    void $('tokens').offsetHeight; // the layout counts, too
+  });
   await stoppable($('continue'), $('pad-stop'), async (signal) => {
     const body = { ...settings(), prompt, logprobs: 5 };
-    for await (const chunk of streamed('v1/completions', body, signal)) {
-      const choice = chunk.choices[0];
-      added += choice.text;
-      written = begun + added;
-      const characters = Array.from(added); // offsets count characters, not UTF-16 units
-      const { tokens: texts, token_logprobs: ps, top_logprobs: tops, text_offset: offsets } = choice.logprobs;
-      texts.forEach((text, i) => {
-        const alternatives = Object.entries(tops[i] ?? {}).map(([other, p]) => [other, Math.exp(p)]);
-        const before = begun + characters.slice(0, offsets[i]).join('');
-        tokens.push({ text, before, p: Math.exp(ps[i]), alternatives });
-        $('tokens').append(drawToken(tokens.at(-1), tokens.length - 1));
-      });
-    }
+    try {
+      for await (const chunk of streamed('v1/completions', body, signal)) {
+        const choice = chunk.choices[0];
+        written += choice.text;
+        const { tokens: texts, token_logprobs: ps, top_logprobs: tops, text_offset: offsets } = choice.logprobs;
+        texts.forEach((text, i) => {
+          const alternatives = Object.entries(tops[i] ?? {}).map(([other, p]) => [other, Math.exp(p)]);
+          tokens.push({ text, offset: start + offsets[i], p: Math.exp(ps[i]), alternatives });
+        });
+        drawing.soon();
+      }
+    } finally { drawing.now(); }
   });
   $('tokens').removeAttribute('aria-busy');
-  $('spoken').textContent = added;
+  $('spoken').textContent = written.slice(begun);
 }
 
 $('tokens').onkeydown = (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 }[event.key];
-  const all = $('tokens').children;
-  if (step && all.length) {
+  if (step && spans.length) {
     event.preventDefault();
-    all[Math.min(all.length - 1, Math.max(0, chosen + step))].focus();
+    spans[Math.min(spans.length - 1, Math.max(0, chosen + step))].focus();
   } else if (event.key === 'Enter' || event.key === ' ') {
     event.preventDefault();
     choose(chosen, true);
