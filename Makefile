@@ -1,5 +1,6 @@
 # `make demo` shows what lmsmith does, `make test` runs the tests, `make docs` builds build/site/index.html.
-# Each creates .venv from python3 and the package index. It installs again only if the requirements change.
+# Each creates .venv from python3 and the package index, and compiles lmsmith for this processor. It installs again
+# only if the requirements change.
 
 PYTHON ?= python3
 BIN = .venv/bin
@@ -36,6 +37,8 @@ lint: .venv/dev.installed
 	    || { echo "lmsmith needs Python 3.11 or newer; '$(PYTHON)' is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@echo "compiling lmsmith for this processor, so that no command waits for it"
+	-$(BIN)/python -m lmsmith.precompile
 	touch $@
 
 .venv/dev.installed: .venv/lmsmith.installed

@@ -29,13 +29,16 @@ from torch.utils.checkpoint import checkpoint
 from lmsmith.targets import IGNORED
 
 CHUNK_ELEMENTS = 1 << 23
-"""The most logits in memory at once on a CPU: 32 MB in float32. Log-probabilities and the slope of
-the soft cap take as much again each.
+"""The most logits in memory at once on a CPU: 32 MB in float32."""
+
+PART_ELEMENTS = 1 << 20
+"""Logits of a chunk on a CPU that go through the operations between the products together: 4 MB in
+float32.
 """
 
 GPU_CHUNK_ELEMENTS = 1 << 27
-"""The same on a GPU: 512 MB. With a vocabulary of 50,304 that is 2,560 rows, enough for full
-speed.
+"""The same on a GPU: 512 MB. Log-probabilities and the slope of the soft cap take as much again
+each. With a vocabulary of 50,304 that is 2,560 rows, enough for full speed.
 """
 
 ROWS = 128
@@ -123,7 +126,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             gradients = torch.empty_like(hidden), torch.zeros_like(head, dtype=precision)
             ctx.save_for_backward(*gradients)
             ctx.dtypes = hidden.dtype, head.dtype
-        of_logits = _fused() if compiled and gradients is not None else loss_and_gradient
+        of_logits = loss_and_gradient if hidden.device.type != "cpu" else in_parts
+        if compiled and gradients is not None:
+            of_logits = _fused()
         n_elements = CHUNK_ELEMENTS if hidden.device.type == "cpu" else GPU_CHUNK_ELEMENTS
         n_rows = max(1, n_elements // head.size(0))
         n_rows = n_rows // ROWS * ROWS or n_rows
@@ -188,6 +193,29 @@ def loss_and_gradient(
     if slope is not None:
         d_logits.mul_(slope)
     return losses, d_logits.to(dtype)
+
+
+def in_parts(
+    logits: Float[Tensor, "n P"],
+    goal: Int[Tensor, "n 1"],
+    vocab_size: int,
+    softcap: float,
+    with_gradient: bool,
+) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n P"]]:
+    """Same as `loss_and_gradient`, for PART_ELEMENTS logits at a time. Rows are independent, so the
+    bits are the same. The gradient replaces the logits in their memory.
+    """
+    n_rows = max(1, PART_ELEMENTS // logits.size(1))
+    if len(logits) <= n_rows:
+        return loss_and_gradient(logits, goal, vocab_size, softcap, with_gradient)
+    losses = []
+    for part, of_part in zip(logits.split(n_rows), goal.split(n_rows), strict=True):
+        loss, d_logits = loss_and_gradient(part, of_part, vocab_size, softcap, with_gradient)
+        losses.append(loss)
+        if with_gradient:
+            part.copy_(d_logits)
+        del d_logits  # free it before the next part
+    return torch.cat(losses), logits
 
 
 def at_once(

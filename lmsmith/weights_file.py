@@ -33,7 +33,7 @@ TYPES = {
 }
 _DTYPES = {name: dtype for dtype, name in TYPES.items()}
 _BLOCK = 1 << 20  # bytes that are hashed at once
-ROWS_BYTES = 1 << 22  # of the blocks of `rows`
+ROWS_BYTES = 1 << 20  # of the blocks of `rows`; some copies of a block fit in the cache
 
 
 class WeightsFile(Mapping[str, Tensor]):

@@ -77,6 +77,34 @@ def test_equals_cross_entropy(
     assert summed_cross_entropy(*inputs, vocab_size=V)[1] == N - ignored
 
 
+@pytest.mark.parametrize("softcap", [0.0, 15.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("n", "columns"), [(700, 65), (130, 257), (256, 512)])
+def test_parts_give_the_bits_of_the_complete_chunk(
+    n: int, columns: int, dtype: torch.dtype, softcap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of 50 rows, with a remainder, padded columns and ignored targets; on one thread and
+    two.
+    """
+    generator = torch.Generator().manual_seed(n)
+    logits = (6 * torch.randn(n, columns, generator=generator)).to(dtype)
+    goal = torch.randint(0, columns - 3, (n, 1), generator=generator)
+    goal[::7] = IGNORED
+    threads = torch.get_num_threads()
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            wanted = loss.loss_and_gradient(logits.clone(), goal, columns - 3, softcap, True)
+            monkeypatch.setattr(loss, "PART_ELEMENTS", 50 * columns)
+            found = loss.in_parts(logits.clone(), goal, columns - 3, softcap, True)
+            assert torch.equal(found[0], wanted[0])
+            assert torch.equal(found[1], wanted[1])
+            losses, _ = loss.in_parts(logits.clone(), goal, columns - 3, softcap, False)
+            assert torch.equal(losses, wanted[0])
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_chunks_stay_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 4 * V)
     sizes = []

@@ -36,7 +36,7 @@ Rows = Iterable[Tensor]
 """Blocks of rows of a matrix, in order."""
 Weights = Literal["fp32", "bf16", "int8"]
 FORMATS = get_args(Weights)
-_AT_ONCE = 1 << 20  # numbers that are packed at once
+_AT_ONCE = 1 << 18  # numbers that are packed at once
 
 
 class Packed(nn.Module):
@@ -60,7 +60,7 @@ class Packed(nn.Module):
                 scale[start:end] = (
                     block.abs().amax(dim=1).clamp(min=torch.finfo(block.dtype).tiny) / 127
                 )
-                matrix[start:end] = (block / scale[start:end, None]).round()
+                matrix[start:end] = (block / scale[start:end, None]).round_()
             start = end
         if start != len(matrix):
             raise ValueError(f"a matrix has {start} rows, expected {len(matrix)}")

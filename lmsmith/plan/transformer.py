@@ -29,8 +29,9 @@ from lmsmith.plan.layers import (
 )
 from lmsmith.plan.tape import Tape, Tensor
 
-# `lmsmith/loss.py`: the most logits of a chunk, and the multiple of its rows.
-CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS, CHUNK_ROWS = 1 << 23, 1 << 27, 128
+# `lmsmith/loss.py`: the most logits of a chunk, the multiple of its rows, and the most logits of a
+# part on a CPU.
+CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS, CHUNK_ROWS, PART_ELEMENTS = 1 << 23, 1 << 27, 128, 1 << 20
 
 
 def write_tape(config: RunConfig, setup: Setup) -> Tape:
@@ -173,10 +174,12 @@ class _Writer(Layers):
         N = self.N * setup.how.logits
         n = min(loss_chunk(P, self.N, setup.gpu), N) * P
         soft = bool(model.logit_softcap)
+        part = n if setup.gpu else min(n, max(1, PART_ELEMENTS // P) * P)
         if setup.mixed:
-            temporary = P * D * half + n * max(half + full, (2 + soft) * full + half)
+            of_part = part * max(half + full, (2 + soft) * full + half)
+            temporary = P * D * half + of_part + (n * half if part < n else 0)
         else:
-            temporary = n * (2 + soft) * full
+            temporary = n * full + part * (1 + soft) * full
         learned = self.tables_learn if model.tied_head or self.frozen else True
         head = P * D * full
         op(

@@ -1,6 +1,9 @@
 """Reads Parquet: the text in one column of each row.
 
 The column may be within a struct: `meta.text`. Errors name the row number in the file.
+
+Memory holds a part of a row group at a time, whatever its size: a buffer of the file, a page and a
+batch of rows. A page that is dictionary-encoded or compressed is decoded completely.
 """
 
 import contextlib
@@ -13,6 +16,13 @@ from typing import Any
 
 from lmsmith.errors import DataError
 from lmsmith.text.files import COMPRESSED, REPLACE_HINT, Counts, Part, Skip, available_fields
+
+BUFFER = 1 << 22
+"""Bytes of a column that are read from the file at once. By default, pyarrow reads a row group's
+part of the column completely.
+"""
+BATCH_ROWS, BATCH_BYTES = 1024, 1 << 22
+"""The most rows of a batch, and about the most bytes."""
 
 
 def parquet_rows(
@@ -37,7 +47,9 @@ def parquet_rows(
             shutil.copyfileobj(stream, decompressed)
             stream = decompressed
         try:
-            table = stack.enter_context(pyarrow.parquet.ParquetFile(stream))
+            table = stack.enter_context(
+                pyarrow.parquet.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
+            )
             columns = dict(_columns(table.schema_arrow))
             rows_of = [
                 table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)
@@ -103,11 +115,21 @@ def _group_values(table: Any, group: int, text_field: str) -> Iterator[Any]:
     """
     import pyarrow
 
-    for batch in table.iter_batches(batch_size=1024, row_groups=[group], columns=[text_field]):
+    n_rows = _batch_rows(table.metadata.row_group(group), text_field)
+    for batch in table.iter_batches(batch_size=n_rows, row_groups=[group], columns=[text_field]):
         column = _column(batch, text_field)
         if pyarrow.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         yield from column.cast(pyarrow.large_binary())
+
+
+def _batch_rows(group: Any, text_field: str) -> int:
+    """Returns the number of rows of a batch, by the mean size of the rows. `group`: metadata of a
+    row group.
+    """
+    chunks = map(group.column, range(group.num_columns))
+    size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == text_field)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(1, size)))
 
 
 def _columns(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -28,6 +28,7 @@ from lmsmith.text.files import (
     opened,
     read_errors,
 )
+from lmsmith.text.parquet import BUFFER
 from lmsmith.text.sources import find_files
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./%-]+)?")
@@ -131,7 +132,9 @@ def _rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             stream = io.BytesIO(stream.read())
         number = 0
         try:
-            table = stack.enter_context(pyarrow.parquet.ParquetFile(stream))
+            table = stack.enter_context(
+                pyarrow.parquet.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
+            )
             for batch in table.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1

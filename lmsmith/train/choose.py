@@ -323,6 +323,7 @@ def seconds_a_step_of_share(
 
 def seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int = 6) -> float:
     """Measures the seconds per step: the median of a few steps of a temporary model."""
+    release_freed_memory()  # of the tokenization
     try:
         return _seconds_a_step(config, corpus, machine, n)
     finally:

@@ -36,6 +36,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"train.micro_batch_size": 2, "optim.name": "muon"}),
     ("qwen3", {"lora.rank": 4}),
     ("modern", {"optim.name": "sgd", "model.context_length": 32}),
+    ("modern", {"model.vocab_size": 9000, "train.batch_size": 8}),  # logits in parts
+    ("modern", {"model.vocab_size": 9000, "train.batch_size": 8, "train.dtype": "bfloat16"}),
 ]
 
 
@@ -64,6 +66,17 @@ def test_peak_of_a_training_step(name: str, changes: dict[str, Any]) -> None:
     assert sum(predicted.by_kind.values()) == pytest.approx(predicted.n_bytes)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_demo_needs_little_memory(dtype: str) -> None:
+    """The larger of the two models that `lmsmith demo` chooses on small machines. The process takes
+    at most 700 MB, of which libraries, code and text take 440.
+    """
+    sizes = {"n_layer": 3, "n_head": 3, "d_model": 192, "context_length": 256, "vocab_size": 2048}
+    changes = {f"model.{name}": n for name, n in sizes.items()}
+    changes |= {"train.batch_size": 8, "train.dtype": dtype}
+    assert memory(preset("modern").changed(changes, where="here")).n_bytes < 210e6
+
+
 def test_constants_of_the_code_that_the_tape_describes() -> None:
     from lmsmith import loss
     from lmsmith.optim import muon
@@ -71,6 +84,7 @@ def test_constants_of_the_code_that_the_tape_describes() -> None:
 
     assert loss.CHUNK_ELEMENTS == transformer.CHUNK_ELEMENTS
     assert loss.GPU_CHUNK_ELEMENTS == transformer.GPU_CHUNK_ELEMENTS
+    assert loss.PART_ELEMENTS == transformer.PART_ELEMENTS
     assert loss.ROWS == transformer.CHUNK_ROWS
     assert muon.AT_ONCE == of_plan.MUON_AT_ONCE
     assert kernels._CausalAttention.BLOCK == 128

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lmsmith.errors import ConfigError, DataError
-from lmsmith.text import files
+from lmsmith.text import files, parquet
 from lmsmith.text.documents import Document, Documents
+from lmsmith.text.files import Counts, Part
 from lmsmith.text.held_out import split_documents
 
 # Any text that can be in a file, except NUL, which marks binary files.
@@ -347,6 +348,36 @@ def test_parquet(tmp_path, suffix, compress, kind):
     assert f"{path} has no column 'text'; it has 'id', 'body'." in message
     assert ("--data.text_field body" in message) == (kind != pyarrow.binary())
     assert "the column 'id' contains int64, expected strings" in error(path, text_field="id")
+
+
+@pytest.mark.parametrize("n_rows", [24_000, 240])
+def test_a_large_row_group_is_read_in_parts(tmp_path, n_rows, monkeypatch):
+    """24 MB in one uncompressed row group, of short rows or long ones: pyarrow never holds a third
+    of it, and no read of the file is longer than the buffer.
+    """
+    monkeypatch.setattr(parquet, "BUFFER", 1 << 20)
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 1 << 20)
+    rows = [f"{number:09} ".ljust(24_000_000 // n_rows, "x") for number in range(n_rows)]
+    path = tmp_path / "a.parquet"
+    plain = {"compression": "none", "use_dictionary": False, "write_batch_size": 4}
+    pyarrow.parquet.write_table(pyarrow.table({"text": rows}), path, **plain)
+    lengths, held, before = [0], [0], pyarrow.total_allocated_bytes()
+
+    class Stream(io.FileIO):
+        def read(self, size=-1):
+            data = super().read(size)
+            lengths.append(len(data))
+            return data
+
+    def found():
+        arguments = "text", "strict", Counts(), Part(), None
+        for text, _ in parquet.parquet_rows(Stream(path), path, *arguments):
+            held.append(pyarrow.total_allocated_bytes() - before)
+            yield text
+
+    assert all(text == row for text, row in zip(found(), rows, strict=True))
+    assert max(lengths) <= 3 << 20  # a buffer or a page
+    assert max(held) < 8_000_000
 
 
 def test_parquet_with_categories_and_with_invalid_bytes(tmp_path):

@@ -35,6 +35,23 @@ def test_a_save_writes_the_values_at_the_time_of_the_call(written: list[Any]) ->
     assert written[1].tolist() == [9] * 4
 
 
+def test_a_tensor_of_two_groups_is_copied_once(written: list[Any]) -> None:
+    tensor, other, saver = torch.arange(4.0), torch.ones(4), Saver()
+    groups = {"model": {"w": tensor}, "best": {"w": other}, "use": {"w": tensor.detach()}}
+    saver.save(groups, written.append, at_once=False)
+    saver.wait()
+    (copies,) = written
+    assert copies["use"]["w"] is copies["model"]["w"]
+    assert copies["best"]["w"].tolist() == [1] * 4
+    assert len(saver._copies) == 2
+    # A later save finds its own copies, whatever was shared before.
+    groups = {"model": {"w": tensor}, "use": {"w": torch.full((4,), 7.0)}}
+    saver.save(groups, written.append, at_once=False)
+    saver.wait()
+    assert written[1]["model"]["w"].tolist() == [0, 1, 2, 3]
+    assert written[1]["use"]["w"].tolist() == [7] * 4
+
+
 def test_the_last_save_and_small_ones_are_written_at_once(
     written: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

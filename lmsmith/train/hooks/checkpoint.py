@@ -102,7 +102,9 @@ class Checkpoints(Hook):
                 groups, values = state.to_checkpoint(context.replica, context.guard, hooks)
             model_step = state.best_step if state.best else state.step
             if self._model_saved_at != model_step:
-                groups["use"] = state.best or context.replica.weights(copy=False)
+                # The best weights, if they are the newest, are copied once for both groups.
+                older = state.best and model_step != state.step
+                groups["use"] = state.best if older else context.replica.weights(copy=False)
             keep = context.ranks.first
             groups = {group: unshard_all(named, keep=keep) for group, named in groups.items()}
             write = self._writer(context, values, model_step)
