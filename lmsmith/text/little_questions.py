@@ -45,7 +45,7 @@ class Mixture:
     everything: float  # all questions about the story, not one about each thing
 
 
-CHATS = Mixture(sums=0.1, continued=0.25, everything=0.05)
+CHATS = Mixture(sums=0.1, continued=0.25, everything=0.1)
 TEXTS = Mixture(sums=0.2, continued=0.5, everything=1.0)
 """Of `little_conversation`, and of the text for a base model."""
 
