@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from lmsmith.train.replica import Replica
 
 EPOCHS = 3.0
-"""Passes over the pairs, unless a length is set. One pass over a small file is about 30 steps, after
-which the rewards have hardly moved.
+"""Passes over the pairs, unless a length is set. One pass over a small file is only about 30
+steps.
 """
 BLOCK = 256  # conversations whose reference log-probabilities are written at a time
 ROWS = 16  # conversations in a forward pass without gradients
