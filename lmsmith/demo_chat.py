@@ -8,11 +8,10 @@ A ladder of stages, each a run that starts from the one before it:
     RL      OUT/chat-rl   learns from the rewards of its own answers (GRPO)
 
 The stories of the conversations have two or three sentences (`lmsmith.text.little_questions`),
-because a short passage has more questions per token than a long story. A conversation asks all of
-them. After each stage the model answers the same questions about held-out stories, which are in no
-training file. The table of accuracies is printed, and written to RUN/ladder.json, which the run's
-report shows. DPO and RL are refinements: one that fails, or has too little time, is skipped with a
-note.
+because a short passage has more questions per token than a long story. After each stage the model
+answers the same questions about held-out stories, which are in no training file. The table of
+accuracies is printed, and written to RUN/ladder.json, which the run's report shows. DPO and RL are
+refinements: one that fails, or has too little time, is skipped with a note.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from lmsmith.text.little_questions import write_little_conversations, write_litt
 from lmsmith.train.log import say
 
 TASK = "little_stories"
-N_CONVERSATIONS = 12_000  # about two passes in two minutes
+N_CONVERSATIONS = 24_000  # between two and three passes in two minutes
 N_PAIRS = 1000
 N_HELD_OUT = 200  # conversations about held-out stories, for the loss
 SEED = 1

@@ -105,7 +105,7 @@ def align(
 
     method      dpo (default), ipo, simpo, kto
     beta        scale of the rewards; default: 0.1, 2 for simpo
-    epochs, steps, minutes   length; 1 epoch if none is given
+    epochs, steps, minutes   length; 3 epochs if none is given
     validation  preferences to hold out; default: those of a tenth of the prompts, at most 500
 
     Other arguments are those of `lmsmith.tune`; `settings` has align.gamma, align.label_smoothing

@@ -46,11 +46,13 @@ from lmsmith.train.start import train
 if TYPE_CHECKING:
     from lmsmith.train.replica import Replica
 
-EPOCHS = 1.0
+EPOCHS = 3.0
+"""Passes over the pairs, unless a length is set. One pass over a small file is only about 30
+steps.
+"""
 BLOCK = 256  # conversations whose reference log-probabilities are written at a time
 ROWS = 16  # conversations in a forward pass without gradients
 STEPS_AN_EPOCH, MOST_PAIRS = 30, 32
-RATES = ("learning_rate", "muon_learning_rate", "embedding_learning_rate")
 
 
 def align(

@@ -305,9 +305,17 @@ def _trained(summary: dict[str, Any]) -> str:
         f"best val loss {summary['best_val_loss']:.4f} ({', '.join(shown)}) at step "
         f"{summary['best_step']:,}; "
         f"{summary['train_seconds']:.1f} s of training"
-        + (f", {rate:,.0f} tokens/s" if rate is not None else "")
+        + (f", {rate:,.0f} tokens/s{_learned(summary)}" if rate is not None else "")
         + (f"; target reached after {target:.1f} s" if target is not None else "")
     )
+
+
+def _learned(summary: dict[str, Any]) -> str:
+    """Returns the rate of learned tokens, if a run on conversations read others too; else ""."""
+    seen, read = summary.get("tokens_seen"), summary.get("tokens_read")
+    if seen is None or read in (None, seen):
+        return ""
+    return f" ({seen / summary['train_seconds']:,.0f} of them learned)"
 
 
 def _report(options: argparse.Namespace, console: Console, started: float) -> int:

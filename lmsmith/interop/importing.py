@@ -245,7 +245,7 @@ def _summary(
 ) -> dict[str, Any]:
     """The summary of a run; None for values that only training would give."""
     unknown = (
-        "tokens_seen val_loss val_bits_per_byte train_seconds wall_seconds "
+        "tokens_seen tokens_read val_loss val_bits_per_byte train_seconds wall_seconds "
         "seconds_to_target tokens_per_second mfu"
     )
     return {

@@ -204,7 +204,7 @@ def _tiles(run: Run) -> str:
     perplexity = math.exp(min(loss, 700)) if loss is not None else None
     steps, seen, n_params = (
         run.number("steps", "step"),
-        run.number("tokens_seen", "tokens"),
+        run.number("tokens_read") or run.number("tokens_seen", "tokens"),
         run.number("n_params"),
     )
     wall, mfu, threads = run.number("wall_seconds"), run.number("mfu"), run.number("threads")
@@ -254,7 +254,8 @@ def _count(value: float | None) -> str:
 
 
 def _facts(run: Run) -> str:
-    seen, n_train = run.number("tokens_seen", "tokens"), run.number("n_train_tokens")
+    learned, n_train = run.number("tokens_seen", "tokens"), run.number("n_train_tokens")
+    seen = run.number("tokens_read") or learned
     n_val, n_bytes = run.number("n_val_tokens"), run.number("n_val_bytes")
     memory, target = run.number("peak_memory_bytes"), run.number("seconds_to_target")
     facts = [
@@ -263,6 +264,7 @@ def _facts(run: Run) -> str:
             seen,
             "{:,.0f}" + (f" ({seen / n_train:.3g} epochs)" if seen and n_train else ""),
         ),
+        ("of them learned", learned if learned != seen else None, "{:,.0f}"),
         ("training tokens", n_train, "{:,.0f}"),
         ("validation tokens", n_val, "{:,.0f}" + (f" ({n_bytes:,.0f} bytes)" if n_bytes else "")),
         ("final validation loss", run.number("val_loss"), "{:.4f}"),

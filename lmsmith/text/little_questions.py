@@ -5,16 +5,22 @@
     asked.answer        # "in the park"
 
 Kinds: who, what, where (the answer is words of the passage), continue (any sentence that can come
-next), and sum (`story_sums`). Answers are as short as possible, and a conversation asks everything
-that its story answers: the more answers per token, the sooner a small model learns to look them up
-and not to guess. `lmsmith.text.story_questions` has the form of a question, `correct`, and the rule
-that holds out one story in eight.
+next), and sum (`story_sums`). Answers are as short as possible.
+
+Most conversations ask one question about each thing of their story. After "Who found the hat?"
+"Ben", the question "What did Ben find?" can be answered without the story. A small model that is
+tuned on such conversations learns to read earlier answers, and guesses when there are none
+(`docs/log.md`). The text for a base model has all questions about a story.
+
+`lmsmith.text.story_questions` has the form of a question, `correct`, and the rule that holds out
+one story in eight.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -27,9 +33,21 @@ ABOUT = ("who", "what", "where")
 KINDS = (*ABOUT, "continue", "sum")
 CHANCE = {"who": 1 / 2, "what": 1 / 2, "where": 1 / 2, "continue": 0.0}
 """Of a guess among the people, the things or the places of the passage."""
-SUMS = 0.2  # of the conversations
-CONTINUED = 0.5  # of the conversations about stories
 N_SUMS = 4  # of a conversation about sums
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What conversations ask, as probabilities."""
+
+    sums: float  # sums, and no story
+    continued: float  # also the next sentence of the story
+    everything: float  # all questions about the story, not one about each thing
+
+
+CHATS = Mixture(sums=0.1, continued=0.25, everything=0.1)
+TEXTS = Mixture(sums=0.2, continued=0.5, everything=1.0)
+"""Of `little_conversation`, and of the text for a base model."""
 
 
 def little_question(kind: str, seed: int, index: int, *, held_out: bool = False) -> Question:
@@ -47,17 +65,22 @@ def little_question(kind: str, seed: int, index: int, *, held_out: bool = False)
             return _after(told, _filled(random.choice(some), random))
 
 
-def little_conversation(seed: int, index: int, *, held_out: bool = False) -> list[dict[str, str]]:
-    """The messages of conversation number `index`: all questions about a story in random order, or
-    some sums.
+def little_conversation(
+    seed: int, index: int, *, held_out: bool = False, mixture: Mixture = CHATS
+) -> list[dict[str, str]]:
+    """The messages of conversation number `index`: questions about a story in random order, or some
+    sums.
     """
     random = Random(f"little conversation {seed} {index} {held_out}")
-    if random.random() < SUMS:
+    if random.random() < mixture.sums:
         numbers = range(index * N_SUMS, (index + 1) * N_SUMS)
         return [message for n in numbers for message in _sum(seed, n, held_out).solved]
     told = _told(random, held_out)
-    every = [_filled(asked, random) for asked in told.asked]
-    if random.random() < CONTINUED:
+    # TEXTS draws no number here: the base text stays that of earlier versions.
+    everything = mixture.everything == 1 or random.random() < mixture.everything
+    asked = told.asked if everything else _one_for_each_thing(told, random)
+    every = [_filled(one, random) for one in asked]
+    if random.random() < mixture.continued:
         every.append(_next(told, random))
     random.shuffle(every)
     every[0] = _after(told, every[0])
@@ -71,10 +94,10 @@ def write_little_conversations(path: Path, n: int, seed: int, *, held_out: bool 
 
 
 def write_little_texts(path: Path, n: int, seed: int) -> None:
-    """Writes the same conversations as plain texts, a message per line, for a base model. Raises
-    StorageError.
+    """Writes conversations with all questions as plain texts, a message per line, for a base model.
+    Raises StorageError.
     """
-    every = (little_conversation(seed, index) for index in range(n))
+    every = (little_conversation(seed, index, mixture=TEXTS) for index in range(n))
     texts = ("\n".join(message["content"] for message in each) for each in every)
     atomic.write(path, "".join(to_json({"text": text}) + "\n" for text in texts))
 
@@ -102,6 +125,13 @@ def _told(random: Random, held_out: bool) -> LittleStory:
         told = little_story(random)
         if is_held_out(told.text) == held_out:
             return told
+
+
+def _one_for_each_thing(told: LittleStory, random: Random) -> list[Asked]:
+    return [
+        random.choice([asked for asked in told.asked if asked.thing == thing])
+        for thing in told.things
+    ]
 
 
 def _filled(asked: Asked, random: Random) -> Question:

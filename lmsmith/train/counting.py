@@ -148,6 +148,7 @@ def _summary(
         "n_params": model.n_parameters(),
         "steps": 0,
         "tokens_seen": n_tokens,
+        "tokens_read": n_tokens,
         "val_loss": score.nats_per_token,
         "val_bits_per_byte": score.bits_per_byte,
         "best_val_loss": score.nats_per_token,

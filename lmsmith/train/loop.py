@@ -19,7 +19,7 @@ from rich.console import Console
 
 from lmsmith.config import RunConfig
 from lmsmith.data.batches.read_ahead import ReadAhead
-from lmsmith.data.batches.windows import AnyBatches
+from lmsmith.data.batches.windows import AnyBatches, tokens_read
 from lmsmith.data.corpus import Corpus
 from lmsmith.distributed.ranks import LONG, Ranks
 from lmsmith.models.gpt import GPT
@@ -154,9 +154,12 @@ class Training:
             guard.on_spike(context, spike)
             return
         seconds = time.perf_counter() - began
-        context.last = LastStep(numbers, context.batches.n_targets(state.step), seconds)
+        n_targets = context.batches.n_targets(state.step)
+        n_read = tokens_read(context.batches, state.step)
+        context.last = LastStep(numbers, n_targets, seconds, n_read)
         state.step += 1
-        state.tokens_seen += context.last.n_tokens
+        state.tokens_seen += n_targets
+        state.tokens_read += n_read
         state.train_seconds += seconds
         self.hooks.checkpoints.reserve_memory(context)
 

@@ -45,7 +45,8 @@ class TrainState:
     step: int = 0  # steps made
     n_steps: int = 0  # steps planned
     evaluated_step: int = 0
-    tokens_seen: int = 0
+    tokens_seen: int = 0  # targets
+    tokens_read: int = 0  # also those that are not learned
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
     best_step: int = 0
@@ -112,6 +113,8 @@ class TrainState:
             found.state.get("objective", {}) | {name: t.clone() for name, t in tensors.items()}
         )
         made = cls()
+        if "tokens_read" not in found.state:  # a checkpoint of an earlier version
+            made.tokens_read = int(found.state["tokens_seen"])
         made.val_metrics, made.best_val_metrics = found.state.get("val_metrics", ({}, {}))
         for name in _NUMBERS:
             if name in found.state:

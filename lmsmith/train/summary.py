@@ -16,16 +16,19 @@ from lmsmith.train.outcome import outcome
 def summary_of_run(context: Context, first_step: int) -> dict[str, Any]:
     """Returns the summary of a run that has ended. `first_step`: where this process started.
 
-    Losses are in nats per token, times in seconds; unknown values are None.
+    Losses are in nats per token, times in seconds; unknown values are None. `tokens_seen` counts
+    targets, `tokens_read` all tokens, as do `tokens_per_second` and `mfu`: a run on conversations
+    reads more than it learns.
     """
     state, config, counts = context.state, context.config, context.corpus.counts
     state.wall_seconds = context.wall_seconds()
-    rate = state.tokens_seen / state.train_seconds if state.train_seconds else math.nan
+    rate = state.tokens_read / state.train_seconds if state.train_seconds else math.nan
     finished, stopped_by = context.finished, context.signals.signal
     summary = {
         "n_params": context.model.n_parameters(),
         "steps": state.step,
         "tokens_seen": state.tokens_seen,
+        "tokens_read": state.tokens_read,
         "val_loss": state.val_loss,
         "val_bits_per_byte": state.val_bits_per_byte,
         "best_val_loss": state.best_val_loss,

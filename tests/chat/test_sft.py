@@ -277,6 +277,23 @@ def test_lengths_batches_and_exposure(place: Path) -> None:
     assert set(np.flatnonzero(seen.times)) <= {0, 3, 4}
 
 
+def test_the_rate_counts_all_tokens_that_the_model_reads(tuned: Path) -> None:
+    config, corpus = open_run(tuned)
+    batches = batches_of(config, corpus.train, corpus.tokenizer)
+    lengths = np.diff(corpus.train.starts) - 1  # without the last id, which is only a target
+    members = [member for step in range(config.train.steps) for member in batches.members(step)]
+    summary = json.loads((tuned / "summary.json").read_text("utf-8"))
+    assert summary["tokens_read"] == lengths[members].sum()
+    assert summary["tokens_seen"] < summary["tokens_read"]
+    assert summary["tokens_per_second"] == pytest.approx(
+        summary["tokens_read"] / summary["train_seconds"]
+    )
+    last = [json.loads(line) for line in (tuned / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [line for line in last if line["kind"] == "train"][-1]["tokens_read"] == lengths[
+        members
+    ].sum()
+
+
 def test_long_conversations_are_cut_and_counted(place: Path) -> None:
 
     rows = [("a" * 30, "b" * 90), ("a" * 90, "b"), ("a", "b"), ("c", "d")]

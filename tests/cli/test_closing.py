@@ -46,6 +46,14 @@ def test_no_number_is_broken_across_lines(tmp_path: Path, monkeypatch: pytest.Mo
     assert closing(run, {}).count("\n") == 3
 
 
+def test_a_run_on_conversations_shows_both_rates(tmp_path: Path) -> None:
+    tokens = {"tokens_read": 2_469_000_000, "tokens_seen": 123_450}
+    shown = closing(tmp_path, tokens).splitlines()[0]
+    assert shown.endswith("1,234,567 tokens/s (100 of them learned)")
+    same = dict.fromkeys(tokens, 123_450)
+    assert closing(tmp_path, same).splitlines()[0].endswith("1,234,567 tokens/s")
+
+
 @pytest.mark.parametrize(
     ("finished", "steps", "said"), [("time", 19, True), ("time", 20, False), ("steps", 5, False)]
 )

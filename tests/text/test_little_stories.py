@@ -2,13 +2,16 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from lmsmith.text.little_questions import (
     KINDS,
+    TEXTS,
     little_conversation,
     little_question,
     write_little_conversations,
@@ -78,17 +81,45 @@ def test_somebody_takes_a_thing_home_unless_somebody_else_holds_it() -> None:
         assert not correct(asked, asked.wrong)
 
 
-def test_a_conversation_asks_everything_about_its_story_in_different_orders() -> None:
+def conversation(index: int, **options: Any) -> tuple[str, dict[str, str]]:
+    """The story of a conversation, "" if it has none, and its questions with their answers."""
+    messages = little_conversation(1, index, **options)
+    story, _, first = messages[0]["content"].rpartition("\n\n")
+    asked = {first: messages[1]["content"]}
+    return story, asked | {
+        messages[n]["content"]: messages[n + 1]["content"] for n in range(2, len(messages), 2)
+    }
+
+
+def test_most_conversations_ask_once_about_each_thing() -> None:
+    """Then no answer can be read from earlier questions and answers."""
+    n_questions = Counter[int]()
+    for index in range(400):
+        story, asked = conversation(index)
+        about = [question for question in asked if question not in NEXT]
+        if not story:
+            continue
+        n_questions[min(3, len(about))] += 1
+        assert all(answers(story, question)[-1] == asked[question] for question in about)
+        if len(about) == 2:
+            things = {event[2] for event in EVENT.findall(story)}
+            mentioned = [
+                things & set(re.findall(r"\w+", f"{question} {asked[question]}"))
+                for question in about
+            ]
+            assert mentioned[0] != mentioned[1]
+            assert [len(some) for some in mentioned] == [1, 1]
+    assert set(n_questions) == {2, 3}
+    assert n_questions[2] > 5 * n_questions[3]
+
+
+def test_base_texts_ask_everything_about_a_story_in_different_orders() -> None:
     firsts, kinds = set(), set()
     for index in range(60):
-        messages = little_conversation(1, index)
-        story, _, first = messages[0]["content"].partition("\n\n")
-        if not first:
-            assert all(re.fullmatch(r"\d+", one["content"]) for one in messages[1::2])
+        story, asked = conversation(index, mixture=TEXTS)
+        if not story:
+            assert all(re.fullmatch(r"\d+", answer) for answer in asked.values())
             continue
-        asked = {first: messages[1]["content"]} | {
-            messages[n]["content"]: messages[n + 1]["content"] for n in range(2, len(messages), 2)
-        }
         events = EVENT.findall(story)
         # Two questions about each event, a third one where something was found or bought, one about
         # each thing now, and one about each spot that still holds what was put there.
@@ -99,7 +130,7 @@ def test_a_conversation_asks_everything_about_its_story_in_different_orders() ->
         assert len(about) == 2 * len(events) + n_found + 2 + n_put
         for question in about:
             assert answers(story, question)[-1] == asked[question]
-        firsts.add(first.split()[0])
+        firsts.add(next(iter(asked)).split()[0])
         kinds.add(len(asked) - len(about))
     assert firsts >= {"Who", "What", "Where"}
     assert kinds == {0, 1}

@@ -121,6 +121,10 @@ class PackedConversations:
         """The number of learned targets in the full batch `step`: the divisor of its loss."""
         return int(self._learned[self.row_numbers(step)].sum())
 
+    def n_tokens(self, step: int) -> int:
+        """The number of tokens in batch `step`, learned or not, without padding."""
+        return int(self._widths[self.row_numbers(step)].sum())
+
     @property
     def tokens_per_batch(self) -> int:
         """Average number of learned targets."""

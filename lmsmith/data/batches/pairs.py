@@ -107,6 +107,14 @@ class PairBatches:
         pairs = self.pairs(step)
         return int((self.n_learned[2 * pairs] + self.n_learned[2 * pairs + 1]).sum())
 
+    def n_tokens(self, step: int) -> int:
+        """The number of tokens in batch `step`, learned or not, without padding. In KTO only the
+        first of each pair has a gradient.
+        """
+        pairs = self.pairs(step)
+        second = 0 if self.conversations.labels is not None else self.lengths[2 * pairs + 1].sum()
+        return int(self.lengths[2 * pairs].sum() + second)
+
     @property
     def tokens_per_batch(self) -> int:
         """Average number of learned targets."""

@@ -72,6 +72,21 @@ class InEpochs(Protocol):
         """Batches per epoch."""
 
 
+@runtime_checkable
+class Masked(Protocol):
+    """Batches whose tokens are not all targets: those of conversations."""
+
+    def n_tokens(self, step: int) -> int:
+        """The number of tokens that the model reads in the full batch `step`, without padding."""
+
+
+def tokens_read(batches: AnyBatches, step: int) -> int:
+    """Returns the number of tokens that the model reads in batch `step`, learned or not, without
+    padding.
+    """
+    return batches.n_tokens(step) if isinstance(batches, Masked) else batches.n_targets(step)
+
+
 class Sources:
     """The training tokens of several sources, with their mixture weights. Its length is the number
     of tokens.

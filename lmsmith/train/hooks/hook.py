@@ -93,11 +93,14 @@ class Hook:
 
 @dataclass(frozen=True)
 class LastStep:
-    """The latest step: `numbers` has its loss (nats per token), grad_norm and learning rates."""
+    """The latest step: `numbers` has its loss (nats per token), grad_norm and learning rates;
+    `n_tokens` are the targets of its loss, `n_read` all tokens that the model reads.
+    """
 
     numbers: Mapping[str, float]
     n_tokens: int
     seconds: float
+    n_read: int
 
 
 @dataclass

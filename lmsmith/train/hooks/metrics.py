@@ -21,7 +21,7 @@ class Metrics(Hook):
     name = "metrics"
 
     def __init__(self) -> None:
-        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)  # tokens, seconds
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)  # tokens read, seconds
 
     def on_start(self, context: Context) -> None:
         config, state, first = context.config, context.state, context.ranks.first
@@ -56,7 +56,7 @@ class Metrics(Hook):
 
     def _write(self, context: Context, last: LastStep, progress: Progress) -> None:
         step, config = context.step, context.config
-        self._recent.append((last.n_tokens, last.seconds))
+        self._recent.append((last.n_read, last.seconds))
         n_tokens, seconds = (sum(column) for column in zip(*self._recent, strict=True))
         rate = n_tokens / seconds
         if step % config.train.log_every == 0 or step in (1, context.n_steps):
@@ -65,6 +65,7 @@ class Metrics(Hook):
                 step=step,
                 **last.numbers,
                 tokens=context.state.tokens_seen,
+                tokens_read=context.state.tokens_read,
                 seconds=context.state.train_seconds,
                 tokens_per_second=rate,
                 mfu=rate * config.neural.train_flops_per_token() / context.peak_flops,

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsmith.data.batches.conversations import PackedConversations, best_fit
+from lmsmith.data.batches.windows import tokens_read
 from lmsmith.data.conversations import Conversations
 from lmsmith.errors import DataError
 from lmsmith.targets import IGNORED
@@ -66,6 +67,7 @@ def test_every_conversation_is_seen_once_per_epoch_with_its_targets() -> None:
         assert batch.documents is not None
         seen.update(batch.targets[batch.targets != IGNORED].tolist())
         assert (batch.targets != IGNORED).sum() == batches.n_targets(step)
+        assert (batch.inputs > 0).sum() == tokens_read(batches, step)  # padding has the id 0
         # A target is the id after its input, in the same document.
         at = batch.targets != IGNORED
         assert (batch.targets[at] == batch.inputs[at] + 1).all()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmsmith.data.batches.pairs import PairBatches
+from lmsmith.data.batches.windows import tokens_read
 from lmsmith.data.conversations import Conversations
 from lmsmith.errors import DataError
 from lmsmith.targets import IGNORED
@@ -51,6 +52,10 @@ def test_every_pair_is_seen_once_per_epoch_with_its_targets(labels: bool) -> Non
             assert not inputs[n:].any()
             assert (targets[n:] == IGNORED).all()
         assert batches.n_targets(step) == (batch.targets != IGNORED).sum()
+        read = members[::2] if labels else members  # KTO learns from the first of each pair
+        assert tokens_read(batches, step) == sum(
+            int(data.starts[member + 1] - data.starts[member]) - 1 for member in read
+        )
     epochs = [seen[start : start + N] for start in range(0, 4 * N, N)]
     assert all(sorted(epoch) == list(range(N)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
