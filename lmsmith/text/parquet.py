@@ -128,8 +128,9 @@ def _batch_rows(group: Any, text_field: str) -> int:
     row group.
     """
     chunks = map(group.column, range(group.num_columns))
-    size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == text_field)
-    return max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(1, size)))
+    size: int = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == text_field)
+    n_rows: int = group.num_rows
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * n_rows // max(1, size)))
 
 
 def _columns(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
