@@ -42,7 +42,7 @@ _FIXED = {
     **{"feed_forward": "relu2", "norm": "rmsnorm", "norm_gain": False, "embedding_norm": True},
     **{"norm_eps": float(torch.finfo(torch.float32).eps), "positions": "rope", "bias": False},
     **{"rope_base": 10_000.0, "qk_norm": True, "qk_gain": "dimension", "logit_softcap": 15.0},
-    **{"tied_head": False, "ngram_tables": ()},
+    **{"tied_head": False, "ngram_tables": (), "value_embedding_every": 0},
 }
 _REASONS = {
     "value_embeds": "value embeddings with gates of 3 sigmoid over 12 inputs",

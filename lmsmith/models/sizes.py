@@ -30,8 +30,9 @@ GPT_SIZES = (
     Size(math.inf, 12, 768, 12, 1024, 64),
 )
 LONG_TEXT, SMALL_WIDTH, TIMES_AS_MANY_ROWS = 4_000_000, 256, 4
-"""Texts of that many tokens give small Transformers n-gram tables with that many times the rows. A
-short text is read several times, and larger tables would memorize it (`docs/studies.md`).
+"""A text of at least LONG_TEXT tokens gives a Transformer of at most SMALL_WIDTH larger n-gram
+tables. A short text is read several times, and larger tables would memorize it
+(`docs/studies.md`).
 """
 # Recurrent networks have no heads. They use more rows, because they read positions one by one.
 RNN_SIZES = (

@@ -259,7 +259,7 @@ def test_a_setting_that_the_code_does_not_implement_is_refused(
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("n_layer", 2, "do not fit its config.json: blocks.2"),
+        ("n_layer", 2, r"do not fit its config.json: blocks\."),
         ("norm", "batchnorm", "is damaged: model.norm"),
         ("vocab_size", 0, "vocab_size = 0"),
     ],

@@ -83,6 +83,7 @@ def test_muon_takes_the_matrices_inside_blocks(tied: bool) -> None:
         "attention.out.weight",
         "feed_forward.up.weight",
         "feed_forward.down.weight",
+        "attention.value_gate.weight",
     )
     for key, group in found.items():
         if key.endswith(matrices):
@@ -94,10 +95,10 @@ def test_muon_takes_the_matrices_inside_blocks(tied: bool) -> None:
         else:
             assert model.get_parameter(key).dim() == 1
             assert group == ("AdamW", 0.001, 0.0), key
-    assert sum(group[0] == "Muon" for group in found.values()) == 8
+    assert sum(group[0] == "Muon" for group in found.values()) == 9
     assert (
-        sum("embedding" in key for key in found) == 5
-    )  # tokens, positions and three orders of n-grams
+        sum("embedding" in key for key in found) == 6
+    )  # tokens, positions, three orders of n-grams, values of one layer
     assert ("head.weight" in found) != tied
 
 
@@ -235,7 +236,7 @@ def test_a_state_names_every_tensor_by_its_parameter() -> None:
             kinds
         )
     assert (
-        sum(name.startswith("step/") for name in state) == len(dict(model.named_parameters())) - 8
+        sum(name.startswith("step/") for name in state) == len(dict(model.named_parameters())) - 9
     )
     assert all(float(value) == 1 for name, value in state.items() if name.startswith("step/"))
 

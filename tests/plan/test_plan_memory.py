@@ -74,7 +74,7 @@ def test_the_demo_needs_little_memory(dtype: str) -> None:
     sizes = {"n_layer": 3, "n_head": 3, "d_model": 192, "context_length": 256, "vocab_size": 2048}
     changes = {f"model.{name}": n for name, n in sizes.items()}
     changes |= {"train.batch_size": 8, "train.dtype": dtype}
-    assert memory(preset("modern").changed(changes, where="here")).n_bytes < 210e6
+    assert memory(preset("modern").changed(changes, where="here")).n_bytes < 225e6
 
 
 def test_constants_of_the_code_that_the_tape_describes() -> None:
