@@ -15,6 +15,12 @@ EQUIVALENTS: dict[tuple[str, str, str, str], str] = {
         "or",
     ): "differs only on other devices and in compiled code; both kernels compute the same",
     (
+        "lmsmith/generate/filters.py",
+        "scale = (_BUCKETS - 1) / width if width > 1e-300 else 0.0",
+        "/",
+        "*",
+    ): "the scale only decides how many numbers the last bucket has, so only the speed",
+    (
         "lmsmith/generate/sampling.py",
         "self._touched[2, place] = 1",
         "1",
