@@ -24,7 +24,7 @@ import lmsmith
 PROJECT = Path(__file__).resolve().parent.parent
 README, PICTURE = PROJECT / "README.md", PROJECT / "docs" / "report.png"
 PROMPT, N_LINES, WIDTH = "Once upon a time", 8, 100
-SHOWN = ("wrote", "text", "model", "training", "machine", "under", "best", "report", "try")
+SHOWN = ("wrote", "text", "model", "training", "machine", "lower", "best", "report", "try")
 PYTHON = """\
 import lmsmith
 
