@@ -105,7 +105,7 @@ def test_a_model_is_packed_while_it_is_read(tmp_path: Path, name: str, weights: 
     found, content = load_packed(tmp_path / "model", weights)
     wanted = load_weights(tmp_path / "model")[0]
     assert content["model"]["d_model"] == 24
-    # Matrices of two blocks, a token table; modern has a head and a table of values besides.
+    # The matrices of two blocks and the token table; modern also has a head and a value table.
     n_packed = 2 * 4 + 1 + 2 * (name == "modern")
     assert pack(wanted, weights) == (0 if weights == "fp32" else n_packed)
     assert isinstance(found, GPT)

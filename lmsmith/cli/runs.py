@@ -313,7 +313,7 @@ def _trained(summary: dict[str, Any]) -> str:
 def _learned(summary: dict[str, Any]) -> str:
     """Returns the rate of learned tokens, if a run on conversations read others too; else ""."""
     seen, read = summary.get("tokens_seen"), summary.get("tokens_read")
-    if seen is None or read in (None, seen):
+    if seen is None or read is None or read == seen:
         return ""
     return f" ({seen / summary['train_seconds']:,.0f} of them learned)"
 

@@ -78,9 +78,8 @@ def primitives(
     n_micro = _micro_batches(config, rows, world)
     n_tokens = rows * model.context_length
     found, rate = flops(config, "blocks"), speeds.product_rate(_width(config))
-    again = int(
-        config.train.activation_checkpointing
-    )  # forward passes of blocks, besides the first
+    # Forward passes of blocks after the first one.
+    again = int(config.train.activation_checkpointing)
     ops = write_tape(config, Setup(rows, 4, 4, gpu=False)).ops
     passes = sum(_repeats(op, again) * traffic(op) for op in ops if not is_product(op))
     logits = n_tokens * model.padded_vocab_size

@@ -90,7 +90,8 @@ def measured(
     """
     threads = omp_threads() or n_cores()
     found = kept(threads)
-    if found is not None and not again and (correct is None or not found.disturbed):
+    usable = found is not None and (correct is None or not found.disturbed)
+    if found is not None and usable and not again:
         return found
     from lmsmith.machine.speeds import measure
 

@@ -1,25 +1,12 @@
 """The grading of predictions: cases, and one case in a process of its own."""
 
 import pytest
+from a_machine import SPEEDS
 
 from lmsmith.config.presets import preset
 from lmsmith.plan.devices import Device
 from lmsmith.plan.grade import Grade, cases, grade, summary
-from lmsmith.plan.here import Measured
 
-SPEEDS = Measured(
-    name="a machine",
-    threads=1,
-    date="2026-01-01",
-    memory=8e9,
-    products={"float32": 1e11},
-    by_width={"64": 1e11, "256": 2e11},
-    attention=1e11,
-    copy=1e10,
-    small=5e10,
-    exponential=1e9,
-    overhead=5e-6,
-)
 HERE = Device("here", "a machine", SPEEDS.products, 8e9, 1e10, gpu=False, measured=SPEEDS)
 
 

@@ -10,27 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from a_machine import SPEEDS
 
 import lmsmith
 from lmsmith.plan.calibrate import configs
 from lmsmith.plan.cpu_time import FACTORS, FILE, GROUP_OF, GROUPS, cpu_parts
 from lmsmith.plan.grade import SEED, cases
-from lmsmith.plan.here import Measured
 
 pytest.importorskip("scipy")
-SPEEDS = Measured(
-    name="a machine",
-    threads=1,
-    date="2026-01-01",
-    memory=8e9,
-    products={"float32": 1e11},
-    by_width={"64": 1e11, "256": 2e11},
-    attention=1e11,
-    copy=1e10,
-    small=5e10,
-    exponential=1e9,
-    overhead=5e-6,
-)
 
 
 def _benchmark() -> Any:
