@@ -141,7 +141,11 @@ def test_the_examples_run_one_after_the_other(lmsmith: Lmsmith, run: Path) -> No
             else examples[verb]
         )
         done = lmsmith(*words)
-        assert (done.status, "lmsmith:" in done.err) == (0, False), (verb, done.err)
+        assert (done.status, "lmsmith:" in done.err) == (0, False), (
+            verb,
+            done.err,
+            done.out,
+        )
 
 
 def test_version(lmsmith: Lmsmith) -> None:
