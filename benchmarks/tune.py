@@ -3,7 +3,7 @@
     python benchmarks/tune.py [--steps 60] [--preset llama] [--context 256] [--rows 8]
 
 Prepares a pre-training run on generated stories and a tuning run (`lmsmith tune`) of its model on
-the conversations of `lmsmith demo --chat`, with the same rows per batch and the same context. Then
+the conversations of `lmsmith demo --chat`, with the same optimizer, rows per batch and context. Then
 both models make steps in turn, so that a change of machine speed affects both. Tokens are all that
 the model reads, learned or not, without padding. Prints the median time of a step of each, the
 padding that is left after packing, and the ratio of the rates. Goals: a ratio of at least 0.9, and
@@ -59,8 +59,9 @@ def prepared(folder: Path, given: argparse.Namespace) -> tuple[Path, Path]:
         settings=model | common | {"tokenizer": "bpe:2048"},
         progress=False,
     )
+    same = common | {"optim.name": base.config.optim.name}
     tuned = lmsmith.tune(
-        base, folder / "chats.jsonl", out=folder / "chat", steps=1, settings=common, progress=False
+        base, folder / "chats.jsonl", out=folder / "chat", steps=1, settings=same, progress=False
     )
     return base.path, tuned.path
 

@@ -6,6 +6,9 @@ their gradient: since the loss is a sum, the gradient of a chunk does not depend
 is only scaled afterwards. So the head costs the usual three matrix products and the memory of one
 chunk.
 
+On CPUs, positions that do not count are skipped if they are the majority, as in fine-tuning on the
+answers of conversations. On GPUs their number would have to be read back first.
+
 Matrix products use the dtype of `hidden`. Logits, log-probabilities and the head's gradient are in
 float32 or better; the loss is summed in float64. The gradient itself cannot be differentiated.
 
@@ -63,8 +66,13 @@ def summed_cross_entropy(
     if not torch.is_grad_enabled():
         # A Function's needs_input_grad ignores no_grad: without this, it would compute gradients.
         hidden, head = hidden.detach(), head.detach()
-    total = _ChunkedCrossEntropy.apply(hidden, head, targets, vocab_size, softcap, compiled)
-    return total, (targets != IGNORED).sum()
+    counted = targets != IGNORED
+    n_counted = counted.sum()
+    rows = None
+    if hidden.device.type == "cpu" and not compiled and 2 * n_counted < len(targets):
+        rows = counted.nonzero().squeeze(1)
+    total = _ChunkedCrossEntropy.apply(hidden, head, targets, rows, vocab_size, softcap, compiled)
+    return total, n_counted
 
 
 def token_log_probabilities(
@@ -104,7 +112,10 @@ def _log_p(
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """`forward` computes loss and gradients; `backward` scales them by the incoming gradient."""
+    """`forward` computes loss and gradients; `backward` scales them by the incoming gradient.
+
+    `rows`: the positions to compute; None: all. The others must not count.
+    """
 
     @staticmethod
     def forward(
@@ -112,10 +123,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         head: Tensor,
         targets: Tensor,
+        rows: Tensor | None,
         vocab_size: int,
         softcap: float,
         compiled: bool,
     ) -> Tensor:
+        all_hidden = hidden
+        if rows is not None:
+            hidden, targets = hidden[rows], targets[rows]
         precision = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         # Apple's GPUs have no float64.
         exact = torch.float32 if hidden.device.type == "mps" else torch.float64
@@ -124,7 +139,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients = None
         if any(ctx.needs_input_grad):
             gradients = torch.empty_like(hidden), torch.zeros_like(head, dtype=precision)
-            ctx.save_for_backward(*gradients)
             ctx.dtypes = hidden.dtype, head.dtype
         of_logits = loss_and_gradient if hidden.device.type != "cpu" else in_parts
         if compiled and gradients is not None:
@@ -133,10 +147,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         n_rows = max(1, n_elements // head.size(0))
         n_rows = n_rows // ROWS * ROWS or n_rows
         for start in range(0, hidden.size(0), n_rows):
-            rows = hidden[start : start + n_rows]
+            part = hidden[start : start + n_rows]
             goal = targets[start : start + n_rows].unsqueeze(1)
             losses, d_logits = of_logits(
-                rows @ weight.T, goal, vocab_size, softcap, gradients is not None
+                part @ weight.T, goal, vocab_size, softcap, gradients is not None
             )
             total += losses.sum(dtype=exact)
             if gradients is None:
@@ -145,10 +159,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             d_hidden, d_head = gradients
             torch.mm(d_logits, weight, out=d_hidden[start : start + n_rows])
             if hidden.dtype == precision:
-                d_head.addmm_(d_logits.T, rows)
+                d_head.addmm_(d_logits.T, part)
             else:
-                d_head += d_logits.T @ rows
+                d_head += d_logits.T @ part
             del d_logits  # free it before the next chunk's logits are computed
+        if gradients is not None:
+            d_hidden, d_head = gradients
+            if rows is not None:
+                d_hidden = torch.zeros_like(all_hidden).index_copy_(0, rows, d_hidden)
+            ctx.save_for_backward(d_hidden, d_head)
         return total.to(precision)
 
     @staticmethod
@@ -158,7 +177,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             (gradient * scale).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return d_hidden, d_head, None, None, None, None
+        return d_hidden, d_head, None, None, None, None, None
 
 
 def loss_and_gradient(

@@ -60,7 +60,7 @@ def assert_equal(found: list[Tensor], wanted: list[Tensor], tolerance: float = 1
 
 @pytest.mark.parametrize("softcap", [0.0, 1.5, 15.0])
 @pytest.mark.parametrize("rows", [V, V + 1, 64])
-@pytest.mark.parametrize("ignored", [0, 9])
+@pytest.mark.parametrize("ignored", [0, 9, 17, N])
 @pytest.mark.parametrize("chunk_rows", [1, 7, N - 1, N, 1000])
 def test_equals_cross_entropy(
     softcap: float, rows: int, ignored: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
@@ -117,6 +117,21 @@ def test_chunks_stay_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "GPU_CHUNK_ELEMENTS", 10 * V)
     ours(*(x.to("meta") for x in drawn()))  # not the CPU, so the GPU's chunk size applies
     assert sizes[6:] == [10 * V] * 2 + [3 * V]
+
+
+def test_a_majority_that_does_not_count_costs_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the positions are computed with the others; fewer are taken out on a CPU."""
+    sizes, log_softmax = [], F.log_softmax
+    monkeypatch.setattr(
+        loss.F, "log_softmax", lambda x, dim: sizes.append(len(x)) or log_softmax(x, dim)
+    )
+    for ignored in (N // 2, N // 2 + 1, N - 1):
+        ours(*drawn(ignored=ignored))
+    assert sizes == [N, N // 2, 1]
+    with torch.no_grad():
+        inputs = drawn(ignored=N - 2)
+        assert_equal([ours(*inputs)], [plain(*inputs)])
+    assert sizes[3:] == [2]
 
 
 @pytest.mark.parametrize("softcap", [0.0, 1.5])

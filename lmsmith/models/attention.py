@@ -147,8 +147,12 @@ class Attention(nn.Module):
         if q.device.type == "cpu" and not torch.compiler.is_compiling():
             N, T, K = q.size(0) * q.size(1), q.size(2), q.size(3)
             q_, k_, v_ = (x.reshape(N, T, K) for x in (q, k, v))
-            first = None if mask is None else mask.first
-            return kernels.causal_attention(q_, k_, v_, self.scale, dropout, first).view(q.shape)
+            first, blocks = (
+                (None, None) if mask is None else (mask.first, mask.query_blocks(q.dtype))
+            )
+            return kernels.causal_attention(q_, k_, v_, self.scale, dropout, first, blocks).view(
+                q.shape
+            )
         if mask is None:
             return F.scaled_dot_product_attention(
                 q, k, v, dropout_p=dropout, is_causal=True, scale=self.scale
@@ -240,6 +244,13 @@ class Mask:
 
     first: Int[Tensor, "B T"]
     blocks: Any = field(default=None, repr=False)  # FlexAttention's BlockMask, if it is used
+    _query_blocks: dict[torch.dtype, list[kernels.Block]] = field(default_factory=dict, repr=False)
+
+    def query_blocks(self, dtype: torch.dtype) -> list[kernels.Block]:
+        """The blocks of `kernels.causal_attention`, computed once for all layers of a pass."""
+        if dtype not in self._query_blocks:
+            self._query_blocks[dtype] = kernels.blocks_of(self.first.size(1), self.first, dtype)
+        return self._query_blocks[dtype]
 
     def dense(self) -> Bool[Tensor, "B 1 T T"]:
         at = torch.arange(self.first.size(1), device=self.first.device)

@@ -13,6 +13,7 @@ both passes. Outputs have the input's dtype, also in reduced precision.
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ def causal_attention(
     scale: float,
     dropout: float,
     first: Int[Tensor, "B T"] | None = None,
+    blocks: "list[Block] | None" = None,
 ) -> Float[Tensor, "N T K"]:
     """softmax(scale q kᵀ + causal mask) v, computed in blocks of queries.
 
@@ -82,9 +84,43 @@ def causal_attention(
 
     `first` is the earliest key that each query sees, at or before its own position. Without it,
     every query sees from the first key on. N / B consecutive rows of q share one row of `first`.
-    Keys before the earliest one of a block are skipped.
+    Keys before the earliest one of a block are skipped. `blocks` are `blocks_of(q.size(1), first,
+    q.dtype)`, for callers that use them for several layers.
     """
-    return _CausalAttention.apply(q, k, v, scale, dropout, first)
+    if blocks is None:
+        blocks = blocks_of(q.size(1), first, q.dtype)
+    return _CausalAttention.apply(q, k, v, scale, dropout, blocks)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries from `start` to `end`, which see keys from `low` on. `bias` is added to their scores:
+    0 for the keys that a query sees, -inf for the others; None: a query sees all keys up to its own.
+    """
+
+    start: int
+    end: int
+    low: int
+    bias: Float[Tensor, "B 1 n m"] | None = None
+
+
+def blocks_of(T: int, first: Int[Tensor, "B T"] | None, dtype: torch.dtype) -> list[Block]:
+    """The blocks of queries for attention of T tokens whose earliest keys are `first`."""
+    cuts = [
+        (start, min(T, start + _CausalAttention.BLOCK))
+        for start in range(0, T, _CausalAttention.BLOCK)
+    ]
+    if first is None:
+        return [Block(start, end, 0) for start, end in cuts]
+    blocks = []
+    for start, end in cuts:
+        earliest = first[:, start:end, None]
+        low = int(earliest.min())
+        key = torch.arange(low, end, device=first.device)
+        seen = (key >= earliest) & (key <= torch.arange(start, end, device=first.device)[:, None])
+        bias = torch.where(seen, 0.0, float("-inf")).to(dtype)
+        blocks.append(Block(start, end, low, bias.unsqueeze(1)))
+    return blocks
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -219,23 +255,20 @@ class _CausalAttention(torch.autograd.Function):
         v: Tensor,
         scale: float,
         dropout: float,
-        first: Tensor | None,
+        blocks: list[Block],
     ) -> Tensor:
         T = q.size(1)
         later = q.new_full((min(T, _CausalAttention.BLOCK),) * 2, float("-inf")).triu_(1)
         y = torch.empty_like(q)
-        blocks = _blocks(T, first)
         weights, keeps, with_gradient = [], [], any(ctx.needs_input_grad)
-        for start, end, low in blocks:
+        for block in blocks:
+            start, end, low, bias = block.start, block.end, block.low, block.bias
             scores = torch.bmm(q[:, start:end], k[:, low:end].mT)  # (N, block, end - low)
             scores.mul_(scale)
-            scores[:, :, start - low :] += later[: end - start, : end - start]
-            if first is not None:
-                key = torch.arange(low, end, device=q.device)
-                unseen = key < first[:, start:end, None]  # (B, block, end - low)
-                scores.view(first.size(0), -1, *unseen.shape[1:]).masked_fill_(
-                    unseen.unsqueeze(1), float("-inf")
-                )
+            if bias is None:
+                scores[:, :, start - low :] += later[: end - start, : end - start]
+            else:
+                scores.view(bias.size(0), -1, *bias.shape[2:]).add_(bias)
             p = torch.softmax(scores, -1)
             if with_gradient:
                 weights.append(p)
@@ -248,7 +281,8 @@ class _CausalAttention(torch.autograd.Function):
             else:
                 y[:, start:end] = torch.bmm(p, v[:, low:end])
         ctx.save_for_backward(q, k, v, *weights, *keeps)
-        ctx.scale, ctx.blocks, ctx.last_sees_all = scale, blocks, first is None
+        ctx.scale, ctx.blocks = scale, [(each.start, each.end, each.low) for each in blocks]
+        ctx.last_sees_all = all(each.bias is None for each in blocks)
         return y
 
     @staticmethod
@@ -277,14 +311,3 @@ class _CausalAttention(torch.autograd.Function):
                 dk[:, low:end].baddbmm_(ds.mT, q[:, start:end])
             dq[:, start:end] = torch.bmm(ds, k[:, low:end])
         return dq, dk, dv, None, None, None
-
-
-def _blocks(T: int, first: Tensor | None) -> list[tuple[int, int, int]]:
-    """Blocks of queries: start, end, and the earliest key that one of them sees."""
-    cuts = [
-        (start, min(T, start + _CausalAttention.BLOCK))
-        for start in range(0, T, _CausalAttention.BLOCK)
-    ]
-    return [
-        (start, end, 0 if first is None else int(first[:, start:end].min())) for start, end in cuts
-    ]

@@ -1,5 +1,6 @@
 """Kernels with hand-written gradients against PyTorch's plain operations and autograd."""
 
+import itertools
 import math
 import weakref
 from collections.abc import Callable
@@ -196,6 +197,31 @@ def test_masked_attention_gradcheck(dropout: float, monkeypatch: pytest.MonkeyPa
             return kernels.causal_attention(q, k, v, 0.7, dropout, first)
 
     assert torch.autograd.gradcheck(attend, qkv(6, 7, 2), fast_mode=True)  # along random directions
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_masked_attention_without_a_mask_to_apply_gives_the_same_bits(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every query sees from the first key on: the bias is the causal mask alone."""
+    monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 3)
+    q, k, v = (x.detach().to(dtype) for x in qkv(6, 7, 4))
+    first = torch.zeros(2, 7, dtype=torch.int64)
+    plain = kernels.causal_attention(q, k, v, 0.3, 0.0)
+    assert torch.equal(kernels.causal_attention(q, k, v, 0.3, 0.0, first), plain)
+    blocks = kernels.blocks_of(7, first, dtype)
+    assert torch.equal(kernels.causal_attention(q, k, v, 0.3, 0.0, first, blocks), plain)
+
+
+def test_blocks_say_which_keys_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels._CausalAttention, "BLOCK", 3)
+    first = torch.tensor([[0, 0, 2, 3, 3], [0, 1, 1, 1, 4]])
+    seen = torch.zeros(2, 5, 5, dtype=torch.bool)
+    for block in kernels.blocks_of(5, first, torch.float32):
+        assert block.bias is not None and set(block.bias.unique().tolist()) <= {0.0, -math.inf}
+        seen[:, block.start : block.end, block.low : block.end] = block.bias[:, 0] == 0
+    for row, query, key in itertools.product(range(2), range(5), range(5)):
+        assert seen[row, query, key] == (first[row, query] <= key <= query)
 
 
 def test_attention_dropout_keeps_the_expectation(monkeypatch: pytest.MonkeyPatch) -> None:
