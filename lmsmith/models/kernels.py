@@ -95,7 +95,7 @@ def causal_attention(
 @dataclass(frozen=True)
 class Block:
     """Queries from `start` to `end`, which see keys from `low` on. `bias` is added to their scores:
-    0 for the keys that a query sees, -inf for the others; None: a query sees all keys up to its own.
+    0 for the keys that a query sees, -inf for the others. None: each sees all keys up to its own.
     """
 
     start: int

@@ -218,7 +218,8 @@ def test_blocks_say_which_keys_are_seen(monkeypatch: pytest.MonkeyPatch) -> None
     first = torch.tensor([[0, 0, 2, 3, 3], [0, 1, 1, 1, 4]])
     seen = torch.zeros(2, 5, 5, dtype=torch.bool)
     for block in kernels.blocks_of(5, first, torch.float32):
-        assert block.bias is not None and set(block.bias.unique().tolist()) <= {0.0, -math.inf}
+        assert block.bias is not None
+        assert set(block.bias.unique().tolist()) <= {0.0, -math.inf}
         seen[:, block.start : block.end, block.low : block.end] = block.bias[:, 0] == 0
     for row, query, key in itertools.product(range(2), range(5), range(5)):
         assert seen[row, query, key] == (first[row, query] <= key <= query)
