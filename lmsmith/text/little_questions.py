@@ -2,10 +2,15 @@
 
     asked = little_question("where", seed=1, index=0)
     asked.messages      # [{"role": "user", "content": "One day, Ben ... Where is the hat now?"}]
-    asked.answer        # "in the park"
+    asked.answer        # "The hat is in the park."
+    asked.short         # "in the park", also correct
 
-Kinds: who, what, where (the answer is words of the passage), continue (any sentence that can come
-next), and sum (`story_sums`). Answers are as short as possible.
+Kinds: who, what, where (the point of the answer is words of the passage), continue (any sentence
+that can come next), and sum (`story_sums`, answered by the bare number).
+
+Answers are sentences that repeat the question. Behind "Ben found", a small model looks up the thing
+as it continues any text. With the bare answer "the hat" it has to find what the question is about
+first, which it learns much later (`docs/log.md`).
 
 Most conversations ask one question about each thing of their story. After "Who found the hat?"
 "Ben", the question "What did Ben find?" can be answered without the story. A small model that is
@@ -137,7 +142,14 @@ def _one_for_each_thing(told: LittleStory, random: Random) -> list[Asked]:
 def _filled(asked: Asked, random: Random) -> Question:
     messages = ({"role": "user", "content": asked.question},)
     wrong = random.choice(asked.others)
-    return Question(asked.kind, messages, asked.answer, asked.answer, wrong, CHANCE[asked.kind])
+    answer, wrong = (_said(asked, words) for words in (asked.answer, wrong))
+    return Question(asked.kind, messages, answer, asked.answer, wrong, CHANCE[asked.kind])
+
+
+def _said(asked: Asked, words: str) -> str:
+    """The answer as a sentence: "Ben found the hat." """
+    sentence = asked.sentence.replace("_", words)
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _sum(seed: int, index: int, held_out: bool) -> Question:

@@ -29,12 +29,14 @@ PLACES = ("park", "house", "barn", "meadow", "garden", "kitchen", "market", "for
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a little story. `answer`: the words that answer it; `others`: what else
-    could be there; `thing`: the thing that it is about.
+    """A question about a little story. `sentence`: the answer as a sentence, with "_" for the words
+    asked for ("Ben found _"); `answer`: these words; `others`: what else could be there; `thing`:
+    the thing that it is about.
     """
 
     kind: str
     question: str
+    sentence: str
     answer: str
     others: tuple[str, ...]
     thing: str
@@ -65,14 +67,14 @@ class _World:
     holder: dict[str, str] = field(default_factory=dict)  # thing -> person
     asked: list[Asked] = field(default_factory=list)
 
-    def ask(self, kind: str, question: str, answer: str, thing: str) -> None:
+    def ask(self, kind: str, question: str, sentence: str, answer: str, thing: str) -> None:
         groups = {
             "who": self.people,
             "what": tuple(f"the {thing}" for thing in self.things),
             "where": tuple(f"in the {place}" for place in (*SPOTS, *PLACES)),
         }
         others = tuple(one for one in groups[kind] if one != answer)
-        self.asked.append(Asked(kind, question, answer, others, thing))
+        self.asked.append(Asked(kind, question, sentence, answer, others, thing))
 
 
 def little_story(random: Random) -> LittleStory:
@@ -92,11 +94,12 @@ def little_story(random: Random) -> LittleStory:
         sentences.append(f"Then {later.sentence}")
         told.sort(key=later.thing.__eq__)
     for thing, place in world.at.items():
-        world.ask("where", f"Where is the {thing} now?", f"in the {place}", thing)
+        there = f"in the {place}"
+        world.ask("where", f"Where is the {thing} now?", f"The {thing} is _", there, thing)
         if place in SPOTS:  # in a place like the park there may be other things
-            world.ask("what", f"What is in the {place} now?", f"the {thing}", thing)
+            world.ask("what", f"What is {there} now?", f"_ is {there}", f"the {thing}", thing)
     for thing, person in world.holder.items():
-        world.ask("who", f"Who has the {thing} now?", person, thing)
+        world.ask("who", f"Who has the {thing} now?", f"_ has the {thing}", person, thing)
     holders = [(thing, world.holder.get(thing)) for thing in reversed(told)]
     following = tuple(
         f"Then {person} took the {thing} home."
@@ -110,8 +113,10 @@ def _first(world: _World, person: str, thing: str, random: Random) -> str:
     """The first event of a thing: somebody puts it into something, or finds or buys it."""
     verb = random.choice(tuple(PLAIN))
     away = " away" if verb == "put" else ""
-    world.ask("who", f"Who {verb} the {thing}{away}?", person, thing)
-    world.ask("what", f"What did {person} {PLAIN[verb]}?", f"the {thing}", thing)
+    event = f"{verb} the {thing}{away}"
+    world.ask("who", f"Who {event}?", f"_ {event}", person, thing)
+    did = f"What did {person} {PLAIN[verb]}?"
+    world.ask("what", did, f"{person} {verb} _{away}", f"the {thing}", thing)
     taken = set(world.at.values())
     if verb == "put":
         world.at[thing] = random.choice([spot for spot in SPOTS if spot not in taken])
@@ -119,7 +124,7 @@ def _first(world: _World, person: str, thing: str, random: Random) -> str:
     world.holder[thing] = person
     place = random.choice(PLACES)
     asked = f"Where did {person} {PLAIN[verb]} the {thing}?"
-    world.ask("where", asked, f"in the {place}", thing)
+    world.ask("where", asked, f"{person} {event} _", f"in the {place}", thing)
     return f"{person} {verb} the {thing} in the {place}."
 
 
@@ -157,15 +162,17 @@ def _later(world: _World) -> list[_Later]:
 
 def _happens(world: _World, event: _Later) -> None:
     """Changes the world, and asks about the event."""
+    person, the_thing = event.person, f"the {event.thing}"
     if event.taker:
         world.holder[event.thing] = event.taker
-        world.ask("what", f"What did {event.person} give away?", f"the {event.thing}", event.thing)
-        world.ask("who", f"Who gave the {event.thing} away?", event.person, event.thing)
-        return
-    world.holder.pop(event.thing, None)
-    world.at[event.thing] = event.place
-    world.ask("what", f"What did {event.person} take?", f"the {event.thing}", event.thing)
-    world.ask("who", f"Who took the {event.thing}?", event.person, event.thing)
+        asked, did, away = f"What did {person} give away?", "gave", " away"
+    else:
+        world.holder.pop(event.thing, None)
+        world.at[event.thing] = event.place
+        asked, did, away = f"What did {person} take?", "took", ""
+    world.ask("what", asked, f"{person} {did} _{away}", the_thing, event.thing)
+    what = f"{did} {the_thing}{away}"
+    world.ask("who", f"Who {what}?", f"_ {what}", person, event.thing)
 
 
 def _other(pair: tuple[str, str], one: str) -> str:

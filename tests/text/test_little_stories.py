@@ -50,6 +50,26 @@ def answers(text: str, question: str) -> list[str]:
     return [f"in the {to}" for _, did, what, to in events if what == found[1] and did in "put took"]
 
 
+def sentence(question: str, answer: str) -> str:
+    """The answer as a sentence that repeats the question."""
+    did = re.compile("|".join(PAST)).search(question)
+    past = PAST[did[0]] if did else ""
+    away = " away" if "away" in question else ""
+    patterns = {
+        r"Who has the (\w+) now\?": "{answer} has the {0}.",
+        r"Who (.+)\?": "{answer} {0}.",
+        r"What did (\w+) .+\?": "{0} {past} {answer}{away}.",
+        r"What is in the (\w+) now\?": "{answer} is in the {0}.",
+        r"Where did (\w+) \w+ the (\w+)\?": "{0} {past} the {1} {answer}.",
+        r"Where is the (\w+) now\?": "The {0} is {answer}.",
+    }
+    for pattern, form in patterns.items():
+        if found := re.fullmatch(pattern, question):
+            text = form.format(*found.groups(), answer=answer, past=past, away=away)
+            return text[0].upper() + text[1:]
+    raise AssertionError(question)
+
+
 @pytest.mark.parametrize("kind", ["who", "what", "where"])
 def test_answers_follow_from_the_text(kind: str) -> None:
     for index in range(200):
@@ -57,6 +77,7 @@ def test_answers_follow_from_the_text(kind: str) -> None:
         question = asked.messages[0]["content"].split("\n\n")[1]
         found = answers(asked.passage, question)
         assert found[-1] == asked.short, (asked.passage, question)
+        assert asked.answer == sentence(question, found[-1])
         if " now?" not in question:
             assert len(found) == 1
         assert correct(asked, asked.answer)
@@ -100,7 +121,8 @@ def test_most_conversations_ask_once_about_each_thing() -> None:
         if not story:
             continue
         n_questions[min(3, len(about))] += 1
-        assert all(answers(story, question)[-1] == asked[question] for question in about)
+        for question in about:
+            assert asked[question] == sentence(question, answers(story, question)[-1])
         if len(about) == 2:
             things = {event[2] for event in EVENT.findall(story)}
             mentioned = [
@@ -129,7 +151,7 @@ def test_base_texts_ask_everything_about_a_story_in_different_orders() -> None:
         n_found = sum(did in ("found", "bought") for _, did, *_ in events)
         assert len(about) == 2 * len(events) + n_found + 2 + n_put
         for question in about:
-            assert answers(story, question)[-1] == asked[question]
+            assert asked[question] == sentence(question, answers(story, question)[-1])
         firsts.add(next(iter(asked)).split()[0])
         kinds.add(len(asked) - len(about))
     assert firsts >= {"Who", "What", "Where"}
