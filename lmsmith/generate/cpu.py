@@ -15,6 +15,7 @@ While other programs keep cores busy, steps use fewer threads if that is faster
 (`machine/threads.py`); no bit changes.
 
 Weights are those of the model: float32, float64, or packed by `weights.py` to bfloat16 or int8.
+With int8, what the matrices are multiplied with is rounded to 16 bits (`int8.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lmsmith.generate import kernels
-from lmsmith.generate.cpu_layers import Layer, Linear, norm_of, numbers_of
+from lmsmith.generate.cpu_layers import Layer, Linear, Rounding, norm_of, numbers_of
 from lmsmith.generate.prefix import PrefixCache
 from lmsmith.generate.prompts import PASS_TOKENS, CpuPrompt, open_prompt, plan_pass
 from lmsmith.generate.vectors import padded
@@ -75,6 +76,7 @@ class CpuDecoder:
             turns = torch.view_as_real(model.rotary.turns).squeeze(1)
             self.turns = turns.numpy().astype(self.number)
         blocks = cast(Iterable[Block], model.blocks)
+        self.rounding = Rounding(self.n_rows)  # of vectors, for int8 matrices
         self.layers = [Layer(self, block, i) for i, block in enumerate(blocks)]
         self.residual = numbers_of(self, model.residual_scale)
         self.input = numbers_of(self, model.input_scale)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lmsmith.generate import kernels
 from lmsmith.generate.cache import SlotCache
+from lmsmith.generate.int8 import PAIRS, linear_int8
 from lmsmith.generate.vectors import LANES
 from lmsmith.generate.weights import matrix_of
 from lmsmith.models.attention import QK_NORM_EPS, Attention
@@ -123,12 +124,35 @@ class Linear:
 
     def __init__(self, decoder: CpuDecoder, module: nn.Module) -> None:
         self.matrix, self.scale = matrix_of(module, LANES)
+        self.in_integers = self.matrix.dtype == np.int8 and decoder.number == np.float32
+        if self.in_integers:
+            self.matrix, _ = matrix_of(module, PAIRS)
+            decoder.rounding.reserve(self.matrix.shape[1])
         self.bias = numbers_of(decoder, getattr(module, "bias", None))
 
     def __call__(self, d: CpuDecoder, B: int, x: Array, y: Array, *, add: bool = False) -> None:
         """y = map(x), or y += map(x)."""
         products = d.products if add else y
+        if self.in_integers:
+            vectors, steps = d.rounding.vectors, d.rounding.steps
+            linear_int8(
+                *(self.matrix, self.scale, self.bias, x, B, vectors, steps, products, y, add)
+            )
+            return
         kernels.linear(self.matrix, self.scale, self.bias, x, B, products, y, add)
+
+
+class Rounding:
+    """Scratch for vectors that are rounded to 16 bits, and for their steps."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.vectors = np.zeros((n_rows, 0), np.int16)
+        self.steps = np.zeros(n_rows, np.float32)
+
+    def reserve(self, width: int) -> None:
+        """Makes room for vectors of this width."""
+        if width > self.vectors.shape[1]:
+            self.vectors = np.zeros((len(self.steps), width), np.int16)
 
 
 class _Norm:

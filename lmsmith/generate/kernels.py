@@ -60,6 +60,12 @@ def _products(matrix, scale, bias, x, B, begin, end, products, y, add):
         for b in range(B):
             dots_1x1(matrix, row, x, b, width, products)
         row += 1
+    finish(scale, bias, B, begin, end, products, y, add)
+
+
+@numba.njit
+def finish(scale, bias, B, begin, end, products, y, add):
+    """y[:B, begin:end] = (or +=) products * scale + bias."""
     for b in range(B):
         for row in range(begin, end):
             value = products[b, row]

@@ -12,6 +12,7 @@ a batch needs to reach the processor's arithmetic.
 
 Matrices are float32, float64, bfloat16 (as uint16) or int8; vectors are float32, or float64 for a
 float64 matrix. Widths are multiples of 16: callers pad with zeros. Nothing is checked here.
+`int8.py` multiplies the int8 matrices of float32 models with integers.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _dots(n_rows: int, n_vectors: int) -> Any:
 
         def generate(context, builder, signature, arguments):
             W, X, Y = (
-                _Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 2, 5)
+                MatrixRows(context, builder, signature.args[i], arguments[i]) for i in (0, 2, 5)
             )
             _, row, _, vector, width, _ = arguments
             rows = [W.at(builder.add(row, _I64(q))) for q in range(n_rows)]
@@ -67,7 +68,7 @@ def _dots(n_rows: int, n_vectors: int) -> Any:
     return dots
 
 
-class _Matrix:
+class MatrixRows:
     """A C-contiguous two-dimensional array in generated code."""
 
     def __init__(self, context: Any, builder: Any, kind: Any, value: Any) -> None:
@@ -114,7 +115,7 @@ def _loop(
             lanes.add_incoming(builder.call(fma, [w, x, lanes]), body)
     if len(inputs) > 1:  # the next rows come while these are multiplied with the other vectors
         for ahead in following_rows:
-            _prefetch(builder, builder.gep(ahead, [at]))
+            prefetch(builder, builder.gep(ahead, [at]))
     following = builder.add(at, _I64(LANES))
     at.add_incoming(following, body)
     builder.cbranch(builder.icmp_signed("<", following, width), body, after)
@@ -137,7 +138,7 @@ def _load(builder: Any, start: Any, at: Any, stored: Any, number: Any) -> Any:
     return builder.sitofp(builder.sext(value, ir.VectorType(_I32, LANES)), wide)
 
 
-def _prefetch(builder: Any, pointer: Any) -> None:
+def prefetch(builder: Any, pointer: Any) -> None:
     """Asks for a cache line. It may lie behind the matrix: a prefetch cannot fault."""
     kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
