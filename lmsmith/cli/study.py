@@ -98,6 +98,7 @@ def _study(options: argparse.Namespace, console: Console, started: float) -> int
         engine=options.engine,
         progress=quiet if options.json else console,
     )
+    from lmsmith.plan.show import bytes_of
     from lmsmith.study.show import summary
 
     if options.json:
@@ -106,6 +107,8 @@ def _study(options: argparse.Namespace, console: Console, started: float) -> int
         for line in summary(studied):
             console.print(line)
         console.print(f"report   {studied.report}")
+        size, runs = bytes_of(studied.place.size_of_runs()), studied.place.out / "runs"
+        console.print(f"disk     {size} of models, checkpoints and tokens in {runs}")
         if not (studied.place.out / "report.png").exists():
             console.print("note     report.png needs matplotlib: `pip install 'lmsmith[study]'`")
     finished = any(result.value is not None for result in studied.results)

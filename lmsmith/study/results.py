@@ -62,6 +62,10 @@ class Place:
         """The folder of a run."""
         return self.out / "runs" / f"{slug(arm.name)}-seed-{seed}"
 
+    def size_of_runs(self) -> int:
+        """Bytes of all run folders: models, checkpoints and tokens."""
+        return sum(file.stat().st_size for file in (self.out / "runs").rglob("*") if file.is_file())
+
     def recipe(self, arm: Arm, seed: int) -> Path:
         """The recipe that repeats a run."""
         return self.out / "recipes" / f"{slug(arm.name)}-seed-{seed}.toml"

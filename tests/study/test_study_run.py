@@ -60,6 +60,10 @@ def test_every_run_once(tmp_path: Path) -> None:
     first, second = starts(out)[:2]
     assert first.endswith("seed-1")
     assert second.endswith("seed-1")  # seed by seed
+    (out / "runs" / "learning_rate_0.001-seed-1" / "more").mkdir(parents=True, exist_ok=True)
+    before = studied.place.size_of_runs()
+    (out / "runs" / "learning_rate_0.001-seed-1" / "more" / "x").write_bytes(bytes(1234))
+    assert studied.place.size_of_runs() == before + 1234 > 1234
     (verdict,) = studied.verdicts
     assert verdict.paired.difference == pytest.approx(-0.3 * 0.399 * 1.15)
     found = json.loads((out / "results.json").read_text())
