@@ -16,6 +16,7 @@ from itertools import chain
 import numpy as np
 
 from lmsmith.report.charts import N_COLOURS, Line, legend, line_chart, smooth, thin
+from lmsmith.report.objective import Shown, shown_of
 from lmsmith.report.page import text
 from lmsmith.report.reading import Run, column
 from lmsmith.train.ended import cut_short
@@ -26,7 +27,6 @@ AFTER_START = 1 / 5
 _SMALL = {
     "Gradient norm": "grad_norm",
     "Tokens per second": "tokens_per_second",
-    "Mean reward": "reward",
     "Groups without signal": "no_signal_share",
     "Tokens per answer": "answer_tokens",
     "KL from the start": "kl",
@@ -49,16 +49,17 @@ def curves(runs: Sequence[Run], *, named: bool = False) -> str:
     """
     if not any(run.train or run.evals for run in runs):
         return ""
-    shared = named or len(runs) > 1
-    by_step = [_loss_lines(run, i, shared, "step", 1) for i, run in enumerate(runs)]
+    shared, shown = named or len(runs) > 1, shown_of(runs)
+    by_step = [_main_lines(run, i, shared, shown, "step", 1) for i, run in enumerate(runs)]
     seconds, unit = _seconds_unit(runs)
-    by_time = [_loss_lines(run, i, shared, "seconds", seconds) for i, run in enumerate(runs)]
-    y_range = _loss_range([*chain(*by_step)])
-    title = f"{_loss_title(runs)}{_cut_off(chain(*by_step), y_range[1])}"
+    by_time = [_main_lines(run, i, shared, shown, "seconds", seconds) for i, run in enumerate(runs)]
+    lines = [*chain(*by_step)]
+    y_range = _loss_range(lines) if shown.falls else _complete_range(lines)
+    title = f"{shown.title}{_cut_off(lines, y_range[1])}"
     charts = [
-        line_chart(title, [*chain(*by_step)], x_label="steps", y_range=y_range),
+        line_chart(title, lines, x_label="steps", y_range=y_range),
         line_chart(
-            "Loss by training time",
+            f"{'Loss' if shown.falls else shown.title} by training time",
             [*chain(*by_time)],
             x_label=f"{unit} of training",
             y_range=y_range,
@@ -67,6 +68,7 @@ def curves(runs: Sequence[Run], *, named: bool = False) -> str:
     small = [
         _learning_rates(runs),
         *(_small_chart(runs, title, name) for title, name in _SMALL.items()),
+        "" if shown.falls else _small_chart(runs, "Policy loss", "loss"),
     ]
     small += [*preference_charts(runs), *_task_charts(runs)]
     if not shared:
@@ -74,8 +76,9 @@ def curves(runs: Sequence[Run], *, named: bool = False) -> str:
     else:
         nothing = np.array([], dtype=np.float64)
         names = legend([Line(nothing, nothing, i, label=run.name) for i, run in enumerate(runs)])
+        kind = "loss" if shown.falls else "reward"
         about = (
-            '<p class="about">Thick lines: validation loss. Thin lines: smoothed training loss.</p>'
+            f'<p class="about">Thick lines: {shown.best}. Thin lines: smoothed training {kind}.</p>'
         )
     return (
         f'<h2>Learning curves</h2>{about}{names}<div class="charts">{"".join(charts)}</div>'
@@ -130,9 +133,11 @@ def bits_per_byte(runs: Sequence[Run], bits: Sequence[float | None]) -> str:
     )
 
 
-def _loss_lines(run: Run, colour: int, shared: bool, axis: str, unit: float) -> list[Line]:
-    """Training loss (for a single run), smoothed training loss, validation loss."""
-    x, loss = thin(column(run.train, axis)) / unit, thin(column(run.train, "loss"))
+def _main_lines(
+    run: Run, colour: int, shared: bool, shown: Shown, axis: str, unit: float
+) -> list[Line]:
+    """Training loss or reward (for a single run), the same smoothed, and the held-out values."""
+    x, loss = thin(column(run.train, axis)) / unit, thin(column(run.train, shown.training))
     name = f"{run.name}: " if shared else ""
     smoothed = Line(
         x,
@@ -143,19 +148,13 @@ def _loss_lines(run: Run, colour: int, shared: bool, axis: str, unit: float) -> 
     )
     validation = Line(
         column(run.evals, axis) / unit,
-        column(run.evals, "val_loss"),
+        column(run.evals, shown.held_out),
         colour,
         dots=True,
         label=f"{name}validation",
     )
     raw = Line(x, loss, 1, "faint")
     return [smoothed, validation] if shared else [raw, smoothed, validation]
-
-
-def _loss_title(runs: Sequence[Run]) -> str:
-    objectives = {run.settings.get("train.objective", "cross-entropy") for run in runs}
-    titles = {"cross-entropy": "Loss in nats per token", "preferences": "Loss of a preference"}
-    return titles.get(objectives.pop(), "Loss") if len(objectives) == 1 else "Loss"
 
 
 def preference_charts(runs: Sequence[Run]) -> list[str]:
@@ -200,6 +199,14 @@ def _loss_range(lines: Sequence[Line]) -> tuple[float, float]:
     high = min(highest, low + (high - low) / AFTER_START) if high > low else highest
     room = 0.06 * (high - low) or 0.5
     return max(0.0, low - room), high + room
+
+
+def _complete_range(lines: Sequence[Line]) -> tuple[float, float]:
+    """From the lowest to the highest value that is not faint, with a margin."""
+    values = np.concatenate([line.y[np.isfinite(line.y)] for line in lines if line.kind != "faint"])
+    low, high = float(values.min(initial=1.0)), float(values.max(initial=0.0))
+    room = 0.06 * (high - low) or 0.5
+    return low - room, high + room
 
 
 def _learning_rates(runs: Sequence[Run]) -> str:

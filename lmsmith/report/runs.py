@@ -26,6 +26,7 @@ from lmsmith.report.charts import N_COLOURS
 from lmsmith.report.figures import bits_per_byte, curves
 from lmsmith.report.forecast import forecast_section
 from lmsmith.report.ladder import ladder
+from lmsmith.report.objective import LIKELIHOOD, shown_of
 from lmsmith.report.page import BEGINNING, duration, figure, page, short, table, text
 from lmsmith.report.reading import Run, column, is_number, prompt_of, read_runs
 from lmsmith.train.ended import cut_short, too_few_steps_note
@@ -162,7 +163,7 @@ def _notice(missing: list[str]) -> str:
 
 
 def _val_loss(run: Run) -> tuple[float | None, float | None]:
-    """Returns the lowest validation loss, in nats per token, and its step."""
+    """Returns the lowest validation loss, and its step."""
     if is_number(run.summary.get("best_val_loss")):
         return run.number("best_val_loss"), run.number("best_step")
     losses = column(run.evals, "val_loss")
@@ -201,6 +202,7 @@ def _machine(run: Run) -> tuple[str, str]:
 
 def _tiles(run: Run) -> str:
     loss, step = _val_loss(run)
+    shown = shown_of([run])
     perplexity = math.exp(min(loss, 700)) if loss is not None else None
     steps, seen, n_params = (
         run.number("steps", "step"),
@@ -209,18 +211,19 @@ def _tiles(run: Run) -> str:
     )
     wall, mfu, threads = run.number("wall_seconds"), run.number("mfu"), run.number("threads")
     device, dtype = _machine(run)
-    tiles = [
-        (
-            "validation loss",
-            figure(loss, ".4f"),
-            "nats per token" + (f", step {step:,.0f}" if step is not None else ""),
-        ),
+    at = f"step {step:,.0f}" if step is not None else ""
+    lead = (shown.best, figure(shown.value(loss), ".4f"), ", ".join(filter(None, (shown.unit, at))))
+    of_likelihood = [
         ("bits per byte", figure(_bits(run), ".3f"), "a uniform guess needs 8"),
         (
             "perplexity",
             figure(perplexity, ",.3f" if perplexity and perplexity < 100 else ",.0f"),
             "per token",
         ),
+    ]
+    tiles = [
+        lead,
+        *(of_likelihood if shown is LIKELIHOOD else []),
         ("parameters", _count(n_params), figure(n_params, ",.0f") if n_params else ""),
         (
             "tokens per second",
@@ -241,7 +244,7 @@ def _tiles(run: Run) -> str:
     ]
     items = ""
     for name, value, note in tiles:
-        opening = '<div class="lead">' if name in ("validation loss", "bits per byte") else "<div>"
+        opening = '<div class="lead">' if name in (shown.best, "bits per byte") else "<div>"
         items += (
             f'{opening}<dt>{name}</dt><dd class="figure">{value}</dd><dd '
             f'class="note">{note}</dd></div>'
@@ -258,6 +261,7 @@ def _facts(run: Run) -> str:
     seen = run.number("tokens_read") or learned
     n_val, n_bytes = run.number("n_val_tokens"), run.number("n_val_bytes")
     memory, target = run.number("peak_memory_bytes"), run.number("seconds_to_target")
+    shown = shown_of([run])
     facts = [
         (
             "tokens seen",
@@ -267,7 +271,7 @@ def _facts(run: Run) -> str:
         ("of them learned", learned if learned != seen else None, "{:,.0f}"),
         ("training tokens", n_train, "{:,.0f}"),
         ("validation tokens", n_val, "{:,.0f}" + (f" ({n_bytes:,.0f} bytes)" if n_bytes else "")),
-        ("final validation loss", run.number("val_loss"), "{:.4f}"),
+        (f"final {shown.best}", shown.value(run.number("val_loss")), "{:.4f}"),
         ("target loss reached after", target and duration(target), "{} of training"),
         ("peak memory", memory and memory / 2**20, "{:,.0f} MiB"),
         ("tokenizer", run.summary.get("tokenizer") or run.settings.get("tokenizer"), "{}"),
@@ -302,7 +306,7 @@ def _legs(run: Run) -> str | None:
 
 
 def _comparison(runs: list[Run]) -> str:
-    losses = [_val_loss(run)[0] for run in runs]
+    losses, names = [_val_loss(run)[0] for run in runs], shown_of(runs)
     early = [cut_short(run.summary) for run in runs]
     comparable = [loss for loss, why in zip(losses, early, strict=True) if not why]
     best = min(
@@ -310,7 +314,7 @@ def _comparison(runs: list[Run]) -> str:
     )
     rows = []
     for i, (run, loss) in enumerate(zip(runs, losses, strict=True)):
-        shown = figure(loss, ".4f")
+        shown = figure(names.value(loss), ".4f")
         rows.append(
             [
                 f'<span class="swatch" '
@@ -328,7 +332,7 @@ def _comparison(runs: list[Run]) -> str:
     html = table(
         [
             "run",
-            "validation loss",
+            names.best,
             "bits per byte",
             "parameters",
             "steps",
@@ -376,14 +380,12 @@ def _differences(runs: list[Run]) -> str:
 
 def _samples(run: Run) -> str:
     """Returns all samples in the order of training, the last ones unfolded."""
-    sections = []
+    sections, shown = [], shown_of([run])
     for i, (heading, texts) in enumerate(run.samples):
         step = heading.removeprefix("step ")
-        losses = [row.get("val_loss") for row in run.evals if str(row["step"]) == step]
+        losses = [row.get(shown.held_out) for row in run.evals if str(row["step"]) == step]
         loss = (
-            f"<span>validation loss {losses[0]:.3f}</span>"
-            if losses and is_number(losses[0])
-            else ""
+            f"<span>{shown.best} {losses[0]:.3f}</span>" if losses and is_number(losses[0]) else ""
         )
         opened = " open" if i == len(run.samples) - 1 else ""
         sections.append(
@@ -417,7 +419,11 @@ def _next_steps(run: Run) -> str:
     folder, again = shlex.quote(str(run.folder)), shlex.quote(str(run.folder / "config.toml"))
     prompt = shlex.quote(prompt_of(run.folder))
     steps = [*_from_the_curves(run, folder, f"lmsmith train {again}")]
-    steps.append(("Generate text:", f"lmsmith generate {folder} {prompt} --n 3 --temperature 0.7"))
+    if run.settings.get("data.documents") == "conversations":
+        steps.append(("Talk to it:", f"lmsmith chat {folder}"))
+    else:
+        generate = f"lmsmith generate {folder} {prompt} --n 3 --temperature 0.7"
+        steps.append(("Generate text:", generate))
     steps.append(("Evaluate it on another text:", f"lmsmith eval {folder} --text FILE"))
     steps.append(("See what the model has learned:", f"lmsmith inspect {folder}"))
     steps.append(("Compare it with another run:", f"lmsmith report {folder} RUN"))
@@ -441,6 +447,8 @@ def _from_the_curves(run: Run, folder: str, again: str) -> Iterator[tuple[str, s
             "Training diverged: the loss is not a finite number. Try a lower learning rate:",
             again + lower,
         )
+    elif shown_of([run]) is not LIKELIHOOD or run.settings.get("data.documents") == "conversations":
+        return  # more text or steps of pre-training are not what helps
     elif best is not None and last is not None and last > 1.01 * best:
         yield (
             "Overfitting: the validation loss rose after its minimum, because the model began to "

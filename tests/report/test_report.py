@@ -462,6 +462,9 @@ def test_singular_and_plural(tmp_path: Path, layers: int, words: str) -> None:
     assert words in Page(write_report([run], tmp_path / "a.html")).text
 
 
+CHATS = "conversations"
+
+
 def test_preference_training_has_charts_of_rewards_that_may_be_negative(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", **{"train.objective": "preferences"})
     lines = list(map(json.loads, (folder / "metrics.jsonl").read_text("utf-8").splitlines()))
@@ -478,6 +481,43 @@ def test_preference_training_has_charts_of_rewards_that_may_be_negative(tmp_path
     assert "chosen" in rewards
     assert re.search(r"[-\u2212]6", rewards)  # the scale reaches the last rejected reward
     assert "Reward" not in (make_page(tmp_path / "plain"))
+
+
+def test_reinforcement_learning_shows_rewards_instead_of_a_likelihood(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", **{"train.objective": "rl", "data.documents": CHATS})
+    lines = list(map(json.loads, (folder / "metrics.jsonl").read_text("utf-8").splitlines()))
+    for line in lines:
+        if line["kind"] == "eval":
+            line |= {"val_loss": 0.375, "val_reward": 0.625, "val_bits_per_byte": None}
+        elif line["kind"] != "event":
+            line |= {"reward": 0.5, "no_signal_share": 0.25}
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"val_loss": 0.375, "best_val_loss": 0.375, "best_val_bits_per_byte": None}
+    summary["val_bits_per_byte"] = None
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = write_report([folder], tmp_path / "report.html").read_text(encoding="utf-8")
+    tile = page[page.index("<dt>held-out reward</dt>") :].split("</div>")[0]
+    assert "0.6250" in tile
+    assert "mean of greedy answers" in tile
+    for title in ("Mean reward", "Mean reward by training time", "Policy loss"):
+        assert f'aria-label="{title}"' in page, title
+    assert "lmsmith chat" in page
+    for words in ("nats per token", "perplexity", "validation loss", "lmsmith generate"):
+        assert words not in page.split("<pre")[0], words
+    both = write_report([folder, folder], tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "<th>held-out reward</th>" in both.replace(' scope="col"', "")
+
+
+@pytest.mark.parametrize("documents", ["stream", CHATS])
+def test_only_pre_training_is_told_to_take_more_text(tmp_path: Path, documents: str) -> None:
+    folder = make_run(tmp_path / "run", **{"data.documents": documents})
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"val_loss": 2.0, "best_val_loss": 1.0}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = write_report([folder], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("Overfitting" in page) == (documents == "stream")
+    assert ("lmsmith chat" in page) == (documents == CHATS)
 
 
 def make_page(folder: Path) -> str:
