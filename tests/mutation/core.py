@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "lmsmith/tokens/bpe.py",
         "lmsmith/tokens/bpe_train.py",
         "lmsmith/tokens/pair_counts.py",
+        "lmsmith/tokens/vocabulary.py",
         "lmsmith/tokens/merge.py",
     ),
 }
