@@ -16,7 +16,6 @@ and only its owner may read it.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -167,11 +166,13 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Writes a safetensors file and returns its size and SHA-256. Raises OSError if it cannot."""
-    names = _in_file_order(tensors)
-    chunks = itertools.chain(
-        [_header(tensors, metadata)], (_bytes_of(tensors[name]) for name in names)
-    )
-    return write_hashed(path, chunks)
+
+    def chunks() -> Iterator[bytes | memoryview]:
+        yield _header(tensors, metadata)
+        for name in _in_file_order(tensors):
+            yield _bytes_of(tensors[name])
+
+    return write_hashed(path, chunks())
 
 
 def write_with_hash(

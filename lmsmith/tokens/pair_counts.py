@@ -72,7 +72,7 @@ class Pairs(NamedTuple):
     @classmethod
     def none(cls, n_positions: int) -> Pairs:
         """No pairs, with room for CAPACITY of them and `n_positions` positions."""
-        narrow, wide = (np.empty(0, dtype=kind) for kind in (np.int32, np.int64))
+        narrow, wide = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
         empty = cls(
             narrow, narrow, wide, wide, narrow, narrow, narrow, narrow, wide, np.zeros(3, np.int64)
         )

@@ -122,9 +122,9 @@ def train(
         refuse_early(config, ranks_from_environment().world, given)
         request = _Request(config, given, out, (), started, reserve_seconds, note_on, gather)
         return _count(request, console)
-    for note in (_fine_tuning(config), note_on_rates(config.optim, given)):
-        if note:
-            say(_of_first(console, ranks_from_environment()), f"note     {note}", indent=9)
+    for hint in (_fine_tuning(config), note_on_rates(config.optim, given)):
+        if hint:
+            say(_of_first(console, ranks_from_environment()), f"note     {hint}", indent=9)
     if limited_by_time(config) and not config.train.minutes:
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
     check_installed(config.train.track)
