@@ -34,7 +34,7 @@ from lmsmith.tokens.pair_counts import (
     Tokens,
     add_pair,
     add_position,
-    fill_index,
+    fill_slots,
     find_pair,
     pop_most_frequent,
     push,
@@ -255,7 +255,7 @@ def _learn(text, tokens, pairs, changes, merges, state, needed):
     `text`: `PieceCounts`, changed in place. A token of several bytes has its id at its first and
     its last byte, so that both neighbours of a token can be read without links.
     """
-    fill_index(pairs)
+    fill_slots(pairs)
     while state[0] < len(merges) and state[1] == 0:
         top = state[2] if state[2] >= 0 else pop_most_frequent(pairs, tokens)
         if top < 0:

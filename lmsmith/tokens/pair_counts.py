@@ -54,7 +54,7 @@ class Tokens(NamedTuple):
 class Pairs(NamedTuple):
     """The pairs, numbered as they appeared. Pair p occurred at positions[firsts[p]:][:ns[p]].
 
-    `index`: hash table of numbers, -1 in empty slots. `heap`, `bounds`: numbers of pairs, and upper
+    `slots`: hash table of numbers, -1 in empty slots. `heap`, `bounds`: numbers of pairs, and upper
     bounds of their counts. `used`: number of pairs, positions and entries of the heap.
     """
 
@@ -64,7 +64,7 @@ class Pairs(NamedTuple):
     firsts: npt.NDArray[np.int64]
     ns: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int32]
-    index: npt.NDArray[np.int32]
+    slots: npt.NDArray[np.int32]
     heap: npt.NDArray[np.int32]
     bounds: npt.NDArray[np.int64]
     used: npt.NDArray[np.int64]
@@ -79,8 +79,8 @@ class Pairs(NamedTuple):
         return empty.with_room(CAPACITY, n_positions)
 
     def with_room(self, n_pairs: int, n_positions: int) -> Pairs:
-        """These pairs, with room for `n_pairs` pairs and `n_positions` positions in all. If the
-        index is new, it is empty: call `fill_index`.
+        """These pairs, with room for `n_pairs` pairs and `n_positions` positions in all. New
+        slots are empty: call `fill_slots`.
         """
         pairs = self._replace(positions=_longer(self.positions, n_positions))
         if n_pairs <= len(self.lefts):
@@ -88,7 +88,7 @@ class Pairs(NamedTuple):
         capacity = 1 << (n_pairs - 1).bit_length()
         grown = ("lefts", "rights", "counts", "firsts", "ns", "heap", "bounds")
         longer = {name: _longer(getattr(self, name), capacity) for name in grown}
-        return pairs._replace(index=np.full(4 * capacity, -1, dtype=np.int32), **longer)
+        return pairs._replace(slots=np.full(4 * capacity, -1, dtype=np.int32), **longer)
 
 
 def _longer(array: Any, length: int) -> Any:
@@ -108,10 +108,10 @@ _inlined = njit(forceinline=True)  # these functions are called for each new pai
 
 
 @njit
-def fill_index(pairs):
-    pairs.index[:] = -1
+def fill_slots(pairs):
+    pairs.slots[:] = -1
     for pair in range(pairs.used[PAIRS]):
-        pairs.index[_empty_slot(pairs, pairs.lefts[pair], pairs.rights[pair])] = pair
+        pairs.slots[_empty_slot(pairs, pairs.lefts[pair], pairs.rights[pair])] = pair
 
 
 @_inlined
@@ -122,7 +122,7 @@ def add_pair(pairs, left, right, count, n_positions):
     pair = pairs.used[PAIRS]
     pairs.lefts[pair], pairs.rights[pair], pairs.counts[pair] = left, right, count
     pairs.firsts[pair], pairs.ns[pair] = pairs.used[POSITIONS], 0
-    pairs.index[_empty_slot(pairs, left, right)] = pair
+    pairs.slots[_empty_slot(pairs, left, right)] = pair
     pairs.used[POSITIONS] += n_positions
     pairs.used[PAIRS] += 1
     return pair
@@ -139,23 +139,23 @@ def find_pair(pairs, left, right):
     """Returns the number of a pair that is in the table."""
     slot = _first_slot(pairs, left, right)
     while True:
-        pair = pairs.index[slot]
+        pair = pairs.slots[slot]
         if pairs.lefts[pair] == left and pairs.rights[pair] == right:
             return np.int64(pair)
-        slot = (slot + 1) & (len(pairs.index) - 1)
+        slot = (slot + 1) & (len(pairs.slots) - 1)
 
 
 @_inlined
 def _empty_slot(pairs, left, right):
     slot = _first_slot(pairs, left, right)
-    while pairs.index[slot] >= 0:
-        slot = (slot + 1) & (len(pairs.index) - 1)
+    while pairs.slots[slot] >= 0:
+        slot = (slot + 1) & (len(pairs.slots) - 1)
     return slot
 
 
 @_inlined
 def _first_slot(pairs, left, right):
-    return (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(pairs.index) - 1)
+    return (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(pairs.slots) - 1)
 
 
 # ---- the heap ------------------------------------------------------------------------------------
