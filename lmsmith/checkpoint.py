@@ -14,20 +14,15 @@ at any moment leaves either the old one or the new one. Because disks can still 
 loading checks every file against the manifest, names what is damaged, and falls back to the
 previous checkpoint.
 
-The files use the safetensors format (https://github.com/huggingface/safetensors). The library reads
-them; this module writes them, so that only one tensor at a time is in CPU memory, the file is
-hashed while it is written, a full disk raises an OSError with its errno, and the file gets the
-usual permissions. A file from the library's `save_file` would have to be read again for its hash,
-its errors differ between versions, and only its owner may read it.
+The tensors are in safetensors files (`weights_file.py`).
 
 `lmsmith.train` decides what a checkpoint must hold for a resumed run to reach the same weights.
 """
 
 import contextlib
-import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,9 +34,9 @@ import torch
 from lmsmith import __version__, atomic, foreign_json
 from lmsmith.config import MODEL_KINDS
 from lmsmith.errors import CheckpointError, StorageError
-from lmsmith.hashes import sha256_of
+from lmsmith.hashes import sha256_of, write_hashed
 from lmsmith.strict_json import to_json
-from lmsmith.weights_file import TYPES, WeightsFile
+from lmsmith.weights_file import WeightsFile, check_finite, write_tensors, write_with_hash
 
 FORMAT_VERSION = 1
 logger = logging.getLogger(__name__)
@@ -102,14 +97,11 @@ def save_checkpoint(
         with atomic.folder(path, replace=True) as partial:
             files = {}
             for group, named in tensors.items():
-                files[f"{group}.safetensors"] = _write(
-                    partial / f"{group}.safetensors", _safetensors(named)
-                )
-            files["state.json"] = _write(partial / "state.json", [_json(dict(state))])
-            _write(
-                partial / "manifest.json",
-                [_json(_signed({"step": step, "files": files, "about": dict(about or {})}))],
-            )
+                name = f"{group}.safetensors"
+                files[name] = write_tensors(partial / name, named)
+            files["state.json"] = write_hashed(partial / "state.json", [_json(dict(state))])
+            manifest = _signed({"step": step, "files": files, "about": dict(about or {})})
+            write_hashed(partial / "manifest.json", [_json(manifest)])
     except StorageError as error:
         earlier = available(run)
         if not earlier:
@@ -211,18 +203,8 @@ def save_model(
         raise StorageError(atomic.explain(error, folder)) from error
     atomic.sweep(folder)
     atomic.write(folder / "config.json", _json(_signed({"config": dict(config)})))
-    # The weights and their hash are in one file, so they match at every moment. The hash is known
-    # when the weights are written, so the header is written again; its length is the same.
-    digest = hashlib.sha256()
-    about = {"lmsmith": __version__, "sha256": digest.hexdigest()}
     with atomic.file(folder / "model.safetensors") as file:
-        file.write(_header(tensors, about))
-        for name in _in_file_order(tensors):
-            chunk = _bytes(load(name) if load else tensors[name])
-            file.write(chunk)
-            digest.update(chunk)
-        file.seek(0)
-        file.write(_header(tensors, about | {"sha256": digest.hexdigest()}))
+        write_with_hash(file, tensors, {"lmsmith": __version__}, load)
 
 
 def load_model(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -263,52 +245,6 @@ def open_model(folder: Path) -> tuple[WeightsFile, dict[str, Any]]:
         file.close()
         raise
     return file, config
-
-
-def check_finite(tensors: Mapping[str, torch.Tensor], what: str, advice: str) -> None:
-    """Raises CheckpointError, naming the tensors, if tensors of `what` contain NaN or infinity.
-
-    One pass over the weights at memory speed, a tenth of the time that hashing takes.
-    """
-    bad = [name for name in tensors if not all(map(_is_finite, _blocks(tensors, name)))]
-    if bad:
-        named = ", ".join(_not_finite(name, tensors[name]) for name in bad[:_NAMED])
-        more = f", and {len(bad) - _NAMED} more tensors" if len(bad) > _NAMED else ""
-        raise CheckpointError(
-            f"{what[0].upper()}{what[1:]} has weights that are not finite numbers: "
-            f"{named}{more}. Training diverged, or the file is damaged. {advice}"
-        )
-
-
-_NAMED = 3  # number of tensors that an error lists
-
-
-def _blocks(tensors: Mapping[str, torch.Tensor], name: str) -> Iterable[torch.Tensor]:
-    """The parts of a tensor that are in memory at once."""
-    return tensors.rows(name) if isinstance(tensors, WeightsFile) else [tensors[name]]
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if not (tensor.is_floating_point() and tensor.numel()):
-        return True
-    # Both the minimum and the maximum are NaN if any value is. `isfinite().all()` takes twenty
-    # times as long.
-    return all(bound.isfinite().item() for bound in torch.aminmax(tensor.detach()))
-
-
-def _not_finite(name: str, tensor: torch.Tensor) -> str:
-    n_nan, n_infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
-    kinds = [f"{n:,} {kind}" for n, kind in ((n_nan, "NaN"), (n_infinite, "infinite")) if n]
-    return f"{name} ({' and '.join(kinds)} of {tensor.numel():,} values)"
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """Writes a safetensors file of CPU tensors and returns its size and SHA-256. Raises OSError if
-    it cannot.
-    """
-    return _write(path, _safetensors(tensors, metadata))
 
 
 class _DamagedError(Exception):
@@ -419,58 +355,6 @@ def _assert_given_once(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> Non
                 assert first == f"{group}.{name}", (
                     f"{group}.{name} shares memory with {first}: pass a tied tensor once"
                 )
-
-
-def _safetensors(
-    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
-) -> Iterator[bytes | memoryview]:
-    """Yields the content of a safetensors file: the header, and the bytes of each tensor."""
-    yield _header(tensors, metadata)
-    for name in _in_file_order(tensors):
-        yield _bytes(tensors[name])
-
-
-def _header(
-    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
-) -> bytes:
-    """The first bytes of a safetensors file: the header's length, and the header (JSON)."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for name in _in_file_order(tensors):
-        start, end = end, end + tensors[name].numel() * tensors[name].element_size()
-        shape = list(tensors[name].shape)
-        header[name] = {
-            "dtype": TYPES[tensors[name].dtype],
-            "shape": shape,
-            "data_offsets": [start, end],
-        }
-    text = to_json(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # aligns the tensors to 8 bytes
-    return len(text).to_bytes(8, "little") + text
-
-
-def _in_file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Sorts tensors by the width of their type, widest first, which aligns each tensor without
-    gaps.
-    """
-    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    """Returns a tensor's elements in row-major order. Little-endian, like every machine that torch
-    is built for.
-    """
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Writes a file and returns its manifest entry."""
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
-        return {"size": file.tell(), "sha256": digest.hexdigest()}
 
 
 def _json(value: Any) -> bytes:

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from lmsmith import atomic
 from lmsmith.api.generation import SpecialTokens
 from lmsmith.api.lm import LM, Weights, load
 from lmsmith.api.run import Folder, Run, paths
 from lmsmith.api.tasks import (
+    TaskOptions,
     TaskResults,
     check_places,
     check_together,
     run_harness,
-    score_and_write,
 )
 from lmsmith.api.tasks import run as run_tasks
 from lmsmith.errors import UsageError
+from lmsmith.strict_json import to_json
 
 if TYPE_CHECKING:
     from lmsmith.evaluate.likelihood import Score
@@ -83,15 +85,11 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
     a run without validation text and for arguments that do not go together, and the errors of
     `load`.
     """
-    from lmsmith.evaluate.texts import score_texts
-    from lmsmith.run_folder import score_validation
-
     if tasks is not None and harness is not None:
         raise UsageError("tasks and harness do not go together: pass one of them.")
     asked = harness if tasks is None else tasks
-    if asked is None and text is None and not bos:
-        raise UsageError("bos=False applies to `text`, and there is no text: pass text=FILE.")
-    check_together(text, asked, limit, shots, task_data, per_item, per_document, stride, bos)
+    on_tasks = TaskOptions(limit=limit, shots=shots, task_data=task_data, per_item=per_item)
+    check_together(asked, text, on_tasks, bos=bos, stride=stride, per_document=per_document)
     if chats is not None:
         others = {"text": text, "tasks": tasks, "harness": harness, "stride": stride,
                   "per_document": per_document, "bos": None if bos else False,
@@ -106,37 +104,51 @@ def evaluate(  # type: ignore[misc] # `**options` stands for the arguments below
         )
     lm = model if isinstance(model, LM) else load(model, weights=weights)
     if chats is not None:
-        from lmsmith.chat.held_out import score_conversations
-        from lmsmith.chat.prepare import own_speaker
-
-        return score_conversations(lm.model, own_speaker(lm.path), paths(chats))
+        return _score_chats(lm, chats)
     if asked is not None:
         runner = run_harness if tasks is None else run_tasks
-        return runner(
-            lm,
-            asked,
-            limit=limit,
-            shots=shots,
-            folder=None if task_data is None else Path(task_data),
-            per_item=None if per_item is None else Path(per_item),
-            bos=bos,
-        )
-    if text is None:
-        return score_validation(lm.path, lm.model, stride=stride)
-    scored: dict[str, Any] = {
+        return runner(lm, asked, on_tasks, bos=bos)
+    reading: dict[str, Any] = {
         "text_field": text_field,
         "encoding": encoding,
         "errors": errors,
         "document_separator": document_separator,
         "special_tokens": special_tokens,
-        "stride": stride,
-        "boundaries": lm.boundaries,
-        "begin": lm.writer.begin,
         "bos": bos,
     }
-    if per_document is not None:
-        return score_and_write(lm, paths(text), Path(per_document), scored)
-    return score_texts(lm.model, lm.tokenizer, paths(text), **scored)
+    return _score_text(lm, text, per_document, stride=stride, **reading)
+
+
+def _score_chats(lm: LM, chats: Folder | Sequence[Folder]) -> Score:
+    from lmsmith.chat.held_out import score_conversations
+    from lmsmith.chat.prepare import own_speaker
+
+    return score_conversations(lm.model, own_speaker(lm.path), paths(chats))
+
+
+def _score_text(
+    lm: LM,
+    text: Folder | Sequence[Folder] | None,
+    per_document: Folder | None,
+    *,
+    stride: int | None,
+    **reading: Any,
+) -> Score:
+    """Scores files, or the run's validation text, and writes the score of each document if
+    `per_document` is a file.
+    """
+    from lmsmith.evaluate.per_document import score_each_document
+    from lmsmith.evaluate.texts import score_texts
+    from lmsmith.run_folder import score_validation
+
+    if text is None:
+        return score_validation(lm.path, lm.model, stride=stride)
+    options = reading | {"boundaries": lm.boundaries, "begin": lm.writer.begin, "stride": stride}
+    if per_document is None:
+        return score_texts(lm.model, lm.tokenizer, paths(text), **options)
+    score, lines = score_each_document(lm.model, lm.tokenizer, paths(text), **options)
+    atomic.write(Path(per_document), "".join(to_json(line) + "\n" for line in lines))
+    return score
 
 
 def import_model(

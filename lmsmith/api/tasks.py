@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmsmith.api.run import Folder
 from lmsmith.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from lmsmith.api.lm import LM
-    from lmsmith.evaluate.likelihood import Score
     from lmsmith.evaluate.tasks.task import TaskResult
 
 
@@ -104,16 +104,26 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def run(
-    lm: LM,
-    tasks: str | Sequence[str],
-    *,
-    limit: int | None,
-    shots: int,
-    folder: Path | None,
-    per_item: Path | None,
-    bos: bool,
-) -> TaskResults:
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """The arguments of `evaluate` that are for tasks."""
+
+    limit: int | None = None
+    shots: int = 0
+    task_data: Folder | None = None
+    per_item: Folder | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The names of those that differ from their defaults."""
+        return [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.task_data is None else Path(self.task_data)
+
+
+def run(lm: LM, tasks: str | Sequence[str], options: TaskOptions, *, bos: bool) -> TaskResults:
     """Runs tasks and writes the items. Raises ConfigError, DataError, StorageError."""
     from lmsmith.chat.answers import replies
     from lmsmith.chat.prepare import speaker_if_any
@@ -122,20 +132,15 @@ def run(
 
     subject = subject_of(lm.writer, bos=bos)
     if (speaker := speaker_if_any(lm.path)) is not None:
-        subject = dataclasses.replace(subject, reply=replies(lm.writer, speaker))
-    found = run_tasks(subject, _names(tasks), limit=limit, shots=shots, folder=folder)
-    return _written(TaskResults(found), per_item)
+        subject = replace(subject, reply=replies(lm.writer, speaker))
+    found = run_tasks(
+        subject, _names(tasks), limit=options.limit, shots=options.shots, folder=options.folder
+    )
+    return _written(TaskResults(found), options)
 
 
 def run_harness(
-    lm: LM,
-    tasks: str | Sequence[str],
-    *,
-    limit: int | None,
-    shots: int,
-    folder: Path | None,
-    per_item: Path | None,
-    bos: bool,
+    lm: LM, tasks: str | Sequence[str], options: TaskOptions, *, bos: bool
 ) -> TaskResults:
     """Runs tasks of lm-evaluation-harness. Raises ConfigError, StorageError; UsageError where
     lm-eval is not installed.
@@ -144,8 +149,10 @@ def run_harness(
 
     model = harness.HarnessLM(lm.writer, bos=bos)
     model.boundaries = lm.boundaries
-    found = harness.run_harness(model, _names(tasks), limit=limit, shots=shots, folder=folder)
-    return _written(TaskResults(found), per_item)
+    found = harness.run_harness(
+        model, _names(tasks), limit=options.limit, shots=options.shots, folder=options.folder
+    )
+    return _written(TaskResults(found), options)
 
 
 def check_tasks(tasks: str | Sequence[str], limit: int | None, shots: int) -> None:
@@ -200,24 +207,14 @@ def _names(tasks: str | Sequence[str]) -> list[str]:
     return [name.strip() for name in names if name.strip()]
 
 
-def _written(results: TaskResults, per_item: Path | None) -> TaskResults:
+def _written(results: TaskResults, options: TaskOptions) -> TaskResults:
     from lmsmith import atomic
     from lmsmith.strict_json import to_json
 
-    if per_item:
-        atomic.write(per_item, "".join(to_json(item) + "\n" for item in results.per_item()))
+    if options.per_item is not None:
+        place = Path(options.per_item)
+        atomic.write(place, "".join(to_json(item) + "\n" for item in results.per_item()))
     return results
-
-
-def score_and_write(lm: LM, sources: Sequence[str], place: Path, options: dict[str, Any]) -> Score:
-    """Scores texts and writes the score of each document. `options`: those of `score_texts`."""
-    from lmsmith import atomic
-    from lmsmith.evaluate.per_document import score_each_document
-    from lmsmith.strict_json import to_json
-
-    score, lines = score_each_document(lm.model, lm.tokenizer, sources, **options)
-    atomic.write(place, "".join(to_json(line) + "\n" for line in lines))
-    return score
 
 
 def check_places(per_item: Any, per_document: Any) -> None:
@@ -240,36 +237,18 @@ def check_places(per_item: Any, per_document: Any) -> None:
 
 
 def check_together(
-    text: Any,
-    tasks: Any,
-    limit: int | None,
-    shots: int,
-    task_data: Any,
-    per_item: Any,
-    per_document: Any,
-    stride: int | None,
-    bos: bool,
+    tasks: Any, text: Any, options: TaskOptions, *, bos: bool, stride: Any, per_document: Any
 ) -> None:
     """Raises UsageError for arguments of `evaluate` that do not fit together."""
-    for_tasks = {
-        "limit": limit is not None,
-        "shots": shots != 0,
-        "task_data": task_data is not None,
-        "per_item": per_item is not None,
-    }
+    if tasks is None and text is None and not bos:
+        raise UsageError("bos=False applies to `text`, and there is no text: pass text=FILE.")
     if tasks is not None:
-        for name, given in {
-            "text": text is not None,
-            "stride": stride is not None,
-            "per_document": per_document is not None,
-        }.items():
-            if given:
+        for_texts = {"text": text, "stride": stride, "per_document": per_document}
+        for name, value in for_texts.items():
+            if value is not None:
                 raise UsageError(f"{name} is for texts, and tasks are asked for: give one of both.")
         return
-    for name, given in for_tasks.items():
-        if given:
-            raise UsageError(f"{name} is for tasks, and no tasks are named.")
-    if text is None and not bos:
-        raise UsageError("bos=False says how `text` begins, and there is no text: name files.")
+    for name in options.given:
+        raise UsageError(f"{name} is for tasks, and no tasks are named.")
     if text is None and per_document is not None:
         raise UsageError("per_document lists the documents of a text, and there is no text.")

@@ -28,6 +28,7 @@ from lmsmith.cli import (
     serve,
     study,
     tokenizer,
+    tokenizer_measures,
     use,
     verify,
 )
@@ -96,6 +97,7 @@ def verbs(arguments: Sequence[str] = ()) -> Verbs:
         plan,
         study,
         tokenizer,
+        tokenizer_measures,
         bench,
         data,
         verify,

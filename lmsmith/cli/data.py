@@ -102,6 +102,15 @@ def _add_prepare(verbs: Verbs) -> None:
         action="store_true",
         help="skip lines, rows and files that cannot be read; name and count them",
     )
+    _add_workers(prepare)
+    known = dict(settings())
+    for name in (*READING, "data.special_tokens"):
+        add_setting(prepare, known[name])
+    prepare.add_argument("--json", action="store_true", help="print the manifest as a JSON object")
+
+
+def _add_workers(prepare: argparse.ArgumentParser) -> None:
+    """Adds the options that say what prepares the shards."""
     prepare.add_argument(
         "--workers",
         type=at_least_one,
@@ -115,10 +124,6 @@ def _add_prepare(verbs: Verbs) -> None:
         default="local",
         help="where the workers run: on this machine, or on a Ray cluster (local)",
     )
-    known = dict(settings())
-    for name in (*READING, "data.special_tokens"):
-        add_setting(prepare, known[name])
-    prepare.add_argument("--json", action="store_true", help="print the manifest as a JSON object")
 
 
 def _add_validation(prepare: argparse.ArgumentParser) -> None:

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import functools
-import itertools
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lmsmith import __version__
+from lmsmith.cli.mistakes import (
+    cannot_change,
+    explain_dashes,
+    no_such_option,
+    refuse_options_behind,
+    verb_meant,
+)
 from lmsmith.config import (
-    CHANGEABLE,
-    LENGTH,
-    MODEL_KINDS,
     RunConfig,
     Setting,
     read_toml,
     settings,
-    synonyms,
 )
 from lmsmith.config.aliases import current_option
 from lmsmith.config.presets import has_size, preset
@@ -60,8 +60,6 @@ CHOSEN = {
     "model.context_length",
     "train.batch_size",
 }
-# Commands with a text argument, which may begin with a dash.
-PROMPTED = {"generate", "tokenizer encode"}
 
 
 class _Aligned(argparse.RawDescriptionHelpFormatter):
@@ -147,12 +145,12 @@ class Verbs:
         others = [current_option(word) for word in others]
         verb = self.found[words]
         before, behind = _at_dashes(others)
-        _refuse_options_behind(verb, behind)
+        refuse_options_behind(verb, behind)
         marked = [_BEHIND + word if word.startswith("-") else word for word in behind]
         try:  # texts and prompts may come between options
             options, unknown = verb.parse_known_intermixed_args([*before, *marked])
         except UsageError as error:
-            _explain_dashes(verb, words, before, str(error))
+            explain_dashes(verb, words, before, str(error))
             raise
         if unknown:
             option = next((argument for argument in unknown if argument.startswith("-")), None)
@@ -162,12 +160,14 @@ class Verbs:
                     f"{extra!r} is one argument too many. `{verb.prog} --help` lists the arguments."
                 )
             name = option.partition("=")[0].lstrip("-")
-            if words == "resume" and (fixed := _fixed(name)):
-                raise UsageError(fixed)
+            if words == "resume":
+                dotted = next((long for long, short in OFTEN.items() if short == name), name)
+                if fixed := cannot_change(name, dotted):
+                    raise UsageError(fixed)
             kind = starting_point(self.arguments).model.kind
             if problem := of_another_kind(name, kind, "the command line"):
                 raise UsageError(problem)
-            raise _no_such_option(verb, words, option)
+            raise no_such_option(verb, words, option)
         _unmark(options)
         return options
 
@@ -189,7 +189,7 @@ class Verbs:
             )
         if first not in self._groups:
             if first not in self.found:
-                near = _verb_meant(first, self._subparsers[""].choices)
+                near = verb_meant(first, self._subparsers[""].choices)
                 raise UsageError(
                     f"there is no command {first!r}.{near} `lmsmith --help` lists the commands."
                 )
@@ -205,7 +205,7 @@ class Verbs:
             group.parse_args([second])
         if second not in known:
             raise UsageError(
-                f"there is no command '{first} {second}'.{_verb_meant(second, known, first)} "
+                f"there is no command '{first} {second}'.{verb_meant(second, known, first)} "
                 f"`lmsmith {first} --help` lists the commands."
             )
         return f"{first} {second}", others
@@ -226,20 +226,6 @@ def _at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
-def _refuse_options_behind(verb: argparse.ArgumentParser, behind: list[str]) -> None:
-    """Raises UsageError for an option after `--`, where it would be read as a name or a text."""
-    positional = [action for action in verb._actions if not action.option_strings]
-    several = any(action.nargs in ("+", "*") for action in positional)
-    if not several and len(behind) <= len(positional):
-        return
-    for word in behind[0 if several else 1 :]:
-        if word.partition("=")[0] in verb._option_string_actions and not os.path.lexists(word):
-            raise UsageError(
-                f"{word!r} comes after the --, where every word is a name or a text: put options "
-                f"before the --."
-            )
-
-
 def _unmark(options: argparse.Namespace) -> None:
     """Removes the marks of `_BEHIND`."""
 
@@ -252,72 +238,6 @@ def _unmark(options: argparse.Namespace) -> None:
 
     for name, value in vars(options).items():
         setattr(options, name, plain(value))
-
-
-def _explain_dashes(
-    verb: argparse.ArgumentParser, words: str, before: list[str], error: str
-) -> None:
-    """Raises a UsageError that explains more than argparse's `error`, if a word that begins with
-    - caused it.
-    """
-    known = verb._option_string_actions
-    dashed = [word for word in before if word.startswith("-") and word != "-"]
-    if "expected one argument" in error or "expected at least one argument" in error:
-        for option, value in itertools.pairwise(before):
-            unknown = value in dashed and value.partition("=")[0] not in known
-            if option in known and option in error and unknown:
-                reason = error.partition(". `")[0]
-                raise UsageError(
-                    f"{reason}. Write a value that begins with - after an =: {option}=VALUE."
-                )
-    elif "required" in error:
-        for word in dashed:
-            if word.partition("=")[0] not in known and " " not in word:
-                raise _no_such_option(verb, words, word)
-
-
-def _fixed(name: str) -> str:
-    """Returns the error message for a setting that cannot change on resume; "" for any other name.
-
-    `name`: without dashes; short (`seed`), or another program's name (`batch-size`).
-    """
-    kinds = map(MODEL_KINDS.get, MODEL_KINDS.names())
-    known = {"model.kind", *(each for kind in kinds for each, _ in settings(kind))}
-    known -= {*CHANGEABLE, *LENGTH}
-    dotted = next((long for long, short in OFTEN.items() if short == name), name)
-    meant = (
-        dotted if dotted in known else synonyms.option(name, known | CHANGEABLE).partition(" ")[0]
-    )
-    if meant not in known:
-        return ""
-    called = f"--{name}" + (f" (here --{meant})" if dotted not in known else "")
-    return (
-        f"{called} cannot change when a run is resumed: its weights, optimizer state or data order "
-        "depend on it. Train a new run with it. `lmsmith resume --help` lists the settings that "
-        "can change."
-    )
-
-
-def _no_such_option(verb: argparse.ArgumentParser, words: str, option: str) -> UsageError:
-    known = verb._option_string_actions
-    name = option.partition("=")[0]
-    meant = synonyms.option(name, (each for each in known if each.startswith("--")), words)
-    if not meant:
-        near = _nearest(name, known)
-    else:  # `meant` is an option, or a sentence, which ends in a full stop
-        near = f" {meant}" if meant.endswith(".") else f" Did you mean {meant}?"
-    text = ""
-    if (words in PROMPTED and not near) or os.path.lexists(option):
-        kind = "text" if words in PROMPTED else "name"
-        text = f" Write a {kind} that begins with - after a --."
-    return UsageError(
-        f"there is no option {option!r}.{near}{text} `{verb.prog} --help` lists the options."
-    )
-
-
-def _verb_meant(word: str, known: Iterable[str], group: str = "") -> str:
-    meant = synonyms.verb(word, group)
-    return f" {meant}" if meant else _nearest(word, known)
 
 
 def at_least_one(value: str) -> int:
@@ -452,13 +372,6 @@ def _as_typed(default: Any) -> str:
 def _metavar(leaf: Setting) -> str:
     kinds = {int: "N", float: "X", bool: "yes|no", str: "TEXT"}
     return "|".join(leaf.choices) or kinds.get(leaf.kind, "A,B,...")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(
-        name, [word for word in known if word.startswith("--") or name[:1] != "-"], n=1, cutoff=0.7
-    )
-    return f" Did you mean {near[0]}?" if near else ""
 
 
 def settings_given(options: argparse.Namespace) -> dict[str, Any]:

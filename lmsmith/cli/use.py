@@ -155,38 +155,15 @@ def _add_decoding(generate: argparse.ArgumentParser) -> None:
 
 
 def _generate(options: argparse.Namespace, console: Console, started: float) -> int:
-    from lmsmith.generate.sampling import Sampling
     from lmsmith.tokens.control import check_control
 
     special_tokens: api.SpecialTokens = "control" if options.special_tokens else "text"
-    # Report a number out of range before the model is loaded.
-    Sampling(
-        options.temperature,
-        options.top_k,
-        options.top_p,
-        options.min_p,
-        options.repetition_penalty,
-        options.frequency_penalty,
-        options.presence_penalty,
-    )
+    sampled = _sampled(options, special_tokens)
     _check_beams(options)
     if options.stop and (options.beams or options.speed or options.show_probs is not None):
         raise UsageError("--stop does not go together with --beams, --speed or --show-probs.")
     lm = api.load(options.run, weights=options.weights, draft=options.draft)
     check_control(lm.tokenizer, special_tokens)
-    sampled: Sampled = {
-        "max_tokens": options.max_tokens,
-        "temperature": options.temperature,
-        "top_k": options.top_k,
-        "top_p": options.top_p,
-        "min_p": options.min_p,
-        "repetition_penalty": options.repetition_penalty,
-        "frequency_penalty": options.frequency_penalty,
-        "presence_penalty": options.presence_penalty,
-        "seed": options.seed,
-        "special_tokens": special_tokens,
-        "bos": not options.no_bos,
-    }
 
     def write(prompt: str) -> None:
         _tell_unknown(lm.tokenizer, prompt)
@@ -215,6 +192,35 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
         if not n_prompts:
             write("")
     return 0
+
+
+def _sampled(options: argparse.Namespace, special_tokens: api.SpecialTokens) -> Sampled:
+    """The options of sampling. Reports a number out of range before the model is loaded."""
+    from lmsmith.generate.sampling import Sampling
+
+    sampled: Sampled = {
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "min_p": options.min_p,
+        "repetition_penalty": options.repetition_penalty,
+        "frequency_penalty": options.frequency_penalty,
+        "presence_penalty": options.presence_penalty,
+        "seed": options.seed,
+        "special_tokens": special_tokens,
+        "bos": not options.no_bos,
+    }
+    Sampling(
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.min_p,
+        options.repetition_penalty,
+        options.frequency_penalty,
+        options.presence_penalty,
+    )
+    return sampled
 
 
 def _write_text(lm: api.LM, prompt: str, stop: list[str], index: int, sampled: Sampled) -> None:

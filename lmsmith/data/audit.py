@@ -76,14 +76,7 @@ def inspect(
     Raises DataError for a file that is missing, truncated or not a shard, and TokenizerError if
     `tokenizer` is not the one in the manifest.
     """
-    if not place.exists():
-        corpus_folder = find_shard_folder(str(place))
-        if corpus_folder is None:
-            raise DataError(
-                f"{place} does not exist. Name a folder of shards, a single shard, or a corpus "
-                "of shards."
-            )
-        place = corpus_folder
+    place = _existing(place)
     ready = open_shard_folder(place) if place.is_dir() else _only(place)
     recorded = ready.manifest.tokenizer if ready.manifest else None
     if tokenizer and recorded and tokenizer.fingerprint != recorded.fingerprint:
@@ -103,28 +96,44 @@ def inspect(
             tell(f"verifying {path.name}", done, n_bytes)
             problems += _problems(path, name, ready, known)
             done += path.stat().st_size
-    source_text, tokenizer_text = "shards of another program, without a manifest", "unknown"
-    if ready.manifest and recorded:
-        source_text = f"prepared by lmsmith from {plural(len(ready.manifest.sources), 'file')}"
-        tokenizer_text = (
-            f"{recorded.kind}, {recorded.vocab_size:,} ids, {recorded.fingerprint[:16]}"
-        )
-    elif known:
-        tokenizer_text = (
-            f"{known.kind}, {known.vocab_size:,} ids; assumed to have made these shards"
-        )
-    notes = ready.manifest.notes if ready.manifest else ()
-    present = tuple(split for split in splits if split.shards)
+    source, tokenizer_text = _descriptions(ready, known)
     return Inspected(
         place,
-        bool(recorded),
-        source_text,
-        tokenizer_text,
-        present,
-        notes,
-        tuple(problems),
+        prepared=bool(recorded),
+        source=source,
+        tokenizer=tokenizer_text,
+        splits=tuple(split for split in splits if split.shards),
+        notes=ready.manifest.notes if ready.manifest else (),
+        problems=tuple(problems),
         ids_known=known is not None,
     )
+
+
+def _existing(place: Path) -> Path:
+    """Returns the file or folder, or the folder of the corpus of shards with this name."""
+    if place.exists():
+        return place
+    corpus_folder = find_shard_folder(str(place))
+    if corpus_folder is None:
+        raise DataError(
+            f"{place} does not exist. Name a folder of shards, a single shard, or a corpus of "
+            "shards."
+        )
+    return corpus_folder
+
+
+def _descriptions(ready: Ready, known: Tokenizer | None) -> tuple[str, str]:
+    """Describes where the shards come from, and their tokenizer."""
+    if ready.manifest:
+        recorded = ready.manifest.tokenizer
+        return (
+            f"prepared by lmsmith from {plural(len(ready.manifest.sources), 'file')}",
+            f"{recorded.kind}, {recorded.vocab_size:,} ids, {recorded.fingerprint[:16]}",
+        )
+    tokenizer = "unknown"
+    if known:
+        tokenizer = f"{known.kind}, {known.vocab_size:,} ids; assumed to have made these shards"
+    return "shards of another program, without a manifest", tokenizer
 
 
 def _look_at(

@@ -16,7 +16,8 @@ from lmsmith.generate.engine import Engine, Request
 from lmsmith.generate.sampling import Sampling
 from lmsmith.models.interface import LanguageModel
 from lmsmith.tokens.control import SpecialTokens, encode_text
-from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer, unused_ids
+from lmsmith.tokens.stream_decoder import StreamDecoder
+from lmsmith.tokens.tokenizer import Tokenizer, unused_ids
 
 MAX_BATCH = 32
 """Sequences that are decoded at once."""

@@ -24,7 +24,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.style import Style
 from rich.text import Text
 
-from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
+from lmsmith.tokens.stream_decoder import StreamDecoder
+from lmsmith.tokens.tokenizer import Tokenizer
 
 # From this probability on: background and text colour.
 STEPS = (

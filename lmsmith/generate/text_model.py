@@ -31,7 +31,8 @@ from lmsmith.generate.weights import Weights, load_packed
 from lmsmith.models.interface import LanguageModel
 from lmsmith.run_folder import empty_prompt, load_for_use, model_folder, tokenizer_of
 from lmsmith.tokens.control import SpecialTokens
-from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
+from lmsmith.tokens.stream_decoder import StreamDecoder
+from lmsmith.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

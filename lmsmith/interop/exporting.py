@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,7 +24,6 @@ import torch
 from torch import Tensor
 
 from lmsmith import __version__, atomic
-from lmsmith.checkpoint import check_finite
 from lmsmith.config import ModelConfig, NeuralConfig
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, UsageError
 from lmsmith.evaluate.likelihood import inference
@@ -40,6 +40,7 @@ from lmsmith.run_folder import load_weights, model_config, model_folder, new_run
 from lmsmith.strict_json import write_json
 from lmsmith.tokens.files import FILE_NAME, load_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.weights_file import check_finite
 
 RECEIPT = "receipt.json"
 Form = Literal["hf", "llmc", "onnx", "peft"]
@@ -71,10 +72,7 @@ def export_model(
     if the run's model cannot be read or the exported one computes other logits; UsageError if `out`
     exists or `dtype` is unknown; StorageError if it cannot be written.
     """
-    if dtype not in get_args(Precision):
-        raise UsageError(f"dtype = {dtype!r}: expected one of {', '.join(get_args(Precision))}.")
-    if to == "onnx" and dtype not in ("auto", "float32"):
-        raise UsageError(f"dtype = {dtype!r}: the ONNX graph computes in float32.")
+    _check_precision(dtype, to)
     out = new_run_path(out, run.name)
     folder = model_folder(run)
     model, tensors, content = load_weights(folder)
@@ -87,23 +85,8 @@ def export_model(
         tensors = _converted(tensors, dtype)
         model.load_state_dict(tensors)  # the exported model is compared with the rounded weights
     precision = _single_precision(tensors)
-    shape = (1, min(_CHECKED_TOKENS, config.context_length))
-    ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
-    with inference(model):
-        logits = model(ids)
-    tokenizer = load_tokenizer(folder) if to != "llmc" and (folder / FILE_NAME).is_file() else None
-    defaults = load_defaults(folder)
-    receipt = {
-        "lmsmith": __version__,
-        "run": str(run),
-        "to": to,
-        "architecture": name,
-        "dtype": precision,
-        "n_params": model.n_parameters(),
-        "tokenizer": tokenizer.kind if tokenizer else None,
-        "code": code,
-    }
-    limits = _limits(content, tokenizer)
+    ids, logits = _expected(model, config)
+    tokens = _Tokens.of(folder, content, to)
     about = card.Exported(
         name=out.name,
         architecture=name,
@@ -112,36 +95,106 @@ def export_model(
         dtype=precision,
         context_length=model.context_length,
         vocab_size=config.vocab_size,
-        tokenizer=tokenizer.kind if tokenizer else None,
+        tokenizer=tokens.tokenizer.kind if tokens.tokenizer else None,
         code=code,
     )
+    receipt = _receipt(run, to, about)
     graph = model if to == "onnx" else None
     del model  # so that a large model is in memory at most twice, not four times
+    _make_parent(out)
+    # `new_run_path` made sure that a folder which exists is empty.
+    with atomic.folder(out, replace=out.is_dir()) as partial:
+        if to == "hf":
+            _write_huggingface(partial, config, tensors, tokens, shard_size)
+            card.write(partial, run, about)
+        elif isinstance(graph, GPT):
+            onnx_model.write(partial / onnx_model.FILE_NAME, graph)
+            tokens.write(partial, config)
+        else:
+            assert isinstance(config, GPTConfig)
+            if to == "peft":
+                peft.write(partial, run, config, tensors)
+                tokens.write(partial, config)
+            else:
+                llmc.write(partial / llmc.FILE_NAME, config, tensors)
+        del tensors
+        if to == "peft":
+            receipt |= {"vocab_size": config.vocab_size, "checked": {}}
+        else:
+            receipt["checked"] = _checked(partial, ids, logits, tokens.tokenizer, to)
+        receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
+        write_json(partial / RECEIPT, receipt)
+    return receipt
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What an export says about tokens: the tokenizer, the ids that begin and end a text, and what
+    an imported model had set.
+    """
+
+    tokenizer: Tokenizer | None
+    begin: int | None
+    ends: list[int]
+    defaults: Defaults | None
+
+    @classmethod
+    def of(cls, folder: Path, content: Mapping[str, Any], to: Form) -> _Tokens:
+        """Reads them from RUN/model, whose config.json has `content`."""
+        has_tokenizer = to != "llmc" and (folder / FILE_NAME).is_file()
+        tokenizer = load_tokenizer(folder) if has_tokenizer else None
+        end_of_text = tokenizer.end_of_text if tokenizer else None
+        ends = content.get("ends", [] if end_of_text is None else [end_of_text])
+        return cls(tokenizer, content.get("begin"), ends, load_defaults(folder))
+
+    def write(self, folder: Path, config: NeuralConfig) -> dict[str, int]:
+        """Writes the tokenizer, if there is one; returns the ids of its named tokens."""
+        if self.tokenizer is None:
+            return {}
+        return vocabulary.save(
+            self.tokenizer,
+            folder,
+            context_length=None if config.recurrent else config.context_length,
+            begin=self.begin,
+            ends=self.ends,
+            defaults=self.defaults,
+        )
+
+
+def _check_precision(dtype: str, to: Form) -> None:
+    if dtype not in get_args(Precision):
+        raise UsageError(f"dtype = {dtype!r}: expected one of {', '.join(get_args(Precision))}.")
+    if to == "onnx" and dtype not in ("auto", "float32"):
+        raise UsageError(f"dtype = {dtype!r}: the ONNX graph computes in float32.")
+
+
+def _expected(model: NeuralModel, config: NeuralConfig) -> tuple[Tensor, Tensor]:
+    """Some ids, and the run's logits for them."""
+    shape = (1, min(_CHECKED_TOKENS, config.context_length))
+    ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    with inference(model):
+        return ids, model(ids)
+
+
+def _receipt(run: Path, to: Form, about: card.Exported) -> dict[str, Any]:
+    """The receipt's beginning: what was exported."""
+    return {
+        "lmsmith": __version__,
+        "run": str(run),
+        "to": to,
+        "architecture": about.architecture,
+        "dtype": about.dtype,
+        "n_params": about.n_params,
+        "tokenizer": about.tokenizer,
+        "code": about.code,
+    }
+
+
+def _make_parent(out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(atomic.explain(error, out)) from error
-    # `new_run_path` made sure that a folder which exists is empty.
-    with atomic.folder(out, replace=out.is_dir()) as partial:
-        if to == "hf":
-            _write_huggingface(partial, config, tensors, tokenizer, *limits, defaults, shard_size)
-            card.write(partial, run, about)
-        elif isinstance(graph, GPT):
-            onnx_model.write(partial / onnx_model.FILE_NAME, graph)
-            _write_tokenizer(partial, config, tokenizer, *limits, defaults)
-        elif to == "peft":
-            assert isinstance(config, GPTConfig)
-            peft.write(partial, run, config, tensors)
-            _write_tokenizer(partial, config, tokenizer, *limits, defaults)
-            receipt["vocab_size"] = config.vocab_size
-        else:
-            assert isinstance(config, GPTConfig)
-            llmc.write(partial / llmc.FILE_NAME, config, tensors)
-        del tensors
-        receipt["checked"] = {} if to == "peft" else _checked(partial, ids, logits, tokenizer, to)
-        receipt["sha256"] = {file.name: sha256_of(file) for file in sorted(partial.iterdir())}
-        write_json(partial / RECEIPT, receipt)
-    return receipt
 
 
 def _architecture(config: ModelConfig, to: Form) -> tuple[str, str | None]:
@@ -158,15 +211,6 @@ def _architecture(config: ModelConfig, to: Form) -> tuple[str, str | None]:
         return architecture_for(config).name, None
     code = custom.needed_for(config)
     return (code.architecture, code.file) if code else (architecture_for(config).name, None)
-
-
-def _limits(
-    content: Mapping[str, Any], tokenizer: Tokenizer | None
-) -> tuple[int | None, list[int]]:
-    """The ids that begin and end a text."""
-    end_of_text = tokenizer.end_of_text if tokenizer else None
-    ends = content.get("ends", [] if end_of_text is None else [end_of_text])
-    return content.get("begin"), ends
 
 
 def _converted(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
@@ -195,41 +239,22 @@ def _write_huggingface(
     folder: Path,
     config: NeuralConfig,
     tensors: dict[str, Tensor],
-    tokenizer: Tokenizer | None,
-    begin: int | None,
-    ends: list[int],
-    defaults: Defaults | None,
+    tokens: _Tokens,
     shard_size: int,
 ) -> None:
     """Writes the tokenizer, if there is one, and the model in Hugging Face's format."""
-    named = _write_tokenizer(folder, config, tokenizer, begin, ends, defaults)
-    special = vocabulary.special_ids(tokenizer) if tokenizer else set(range(config.vocab_size))
+    named, defaults = tokens.write(folder, config), tokens.defaults
+    every = set(range(config.vocab_size))
+    special = vocabulary.special_ids(tokens.tokenizer) if tokens.tokenizer else every
     huggingface.write(
         folder,
         config,
         tensors,
-        begin=_kept_id("bos", begin, defaults, special, named),
-        ends=ends,
+        begin=_kept_id("bos", tokens.begin, defaults, special, named),
+        ends=tokens.ends,
         pad=_kept_id("pad", None, defaults, special, named),
         defaults=defaults,
         shard_size=shard_size,
-    )
-
-
-def _write_tokenizer(
-    folder: Path,
-    config: NeuralConfig,
-    tokenizer: Tokenizer | None,
-    begin: int | None,
-    ends: list[int],
-    defaults: Defaults | None,
-) -> dict[str, int]:
-    """Writes the tokenizer, if there is one; returns the ids of its named tokens."""
-    if tokenizer is None:
-        return {}
-    length = None if config.recurrent else config.context_length
-    return vocabulary.save(
-        tokenizer, folder, context_length=length, begin=begin, ends=ends, defaults=defaults
     )
 
 

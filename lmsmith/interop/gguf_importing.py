@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsmith.checkpoint import check_finite
 from lmsmith.config import flatten
 from lmsmith.errors import CheckpointError
 from lmsmith.interop import gguf_file, gguf_models, gguf_tokenizer
@@ -29,6 +28,7 @@ from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.interface import LanguageModel
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.weights_file import check_finite
 
 _ABOUT = ("architecture", "name", "organization", "license", "source.url", "license.link")
 

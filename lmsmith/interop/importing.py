@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from lmsmith import atomic
-from lmsmith.checkpoint import check_finite, save_model
+from lmsmith.checkpoint import save_model
 from lmsmith.config import flatten
 from lmsmith.config.presets import preset
 from lmsmith.errors import CheckpointError, ConfigError, StorageError, TokenizerError, UsageError
@@ -42,6 +42,7 @@ from lmsmith.strict_json import write_json
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.tokenizer import Tokenizer
+from lmsmith.weights_file import check_finite
 
 log = logging.getLogger(__name__)
 
@@ -69,37 +70,10 @@ def import_model(
 
     Raises a subclass of LmsmithError for every problem, and then writes nothing.
     """
-    path = Path(source)
-    if path.is_dir() and not (path / "config.json").is_file():
-        exported = [path / name for name in (llmc.FILE_NAME, gguf_file.FILE_NAME)]
-        known = next((file for file in exported if file.is_file()), None)
-        path = known or nanogpt.checkpoint_in(path) or path
-    if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
-        raise CheckpointError(
-            f"{source} is already a run of lmsmith: there is nothing to import. Use it directly."
-        )
+    path = _located(source)
     if path.is_file() and gguf_file.is_gguf(path):
         return _import_gguf(path, out, tokenizer, eos_token)
-    if path.is_file() and nanogpt.is_checkpoint(path):
-        files = nanochat.files_of(path)
-        form, files = ("nanochat", files) if files else ("nanoGPT", [path])
-    elif path.is_file():
-        if not llmc.is_llmc(path):
-            raise UsageError(
-                f"{path} is not a model that can be imported: expected a GGUF file, an llm.c "
-                "checkpoint (model.bin) or a checkpoint of nanoGPT (ckpt.pt). To import a Hugging "
-                "Face checkpoint, give its folder, which also holds config.json."
-            )
-        form, files = "llm.c", [path]
-    else:
-        if not path.is_dir() and not hub.is_name(source):
-            raise UsageError(
-                f"there is no file, folder or model named {source}. Expected a folder with "
-                "config.json and model.safetensors, a GGUF, llm.c or nanoGPT file, or the name of "
-                "a model on the Hub, such as gpt2."
-            )
-        path = path if path.is_dir() else hub.fetch(source)
-        form, files = "huggingface", huggingface.files_of(path)
+    form, path, files = _recognized(source, path)
     run_folder = new_run_path(out, Path(source).absolute().name.removesuffix(".bin"))
     readers = {
         "llm.c": llmc.read,
@@ -122,6 +96,47 @@ def import_model(
         hf_defaults = defaults.find(path, tokenizer_folder)
     _write(run_folder, config, tensors, loaded, limits, hf_defaults, summary)
     return run_folder, summary
+
+
+def _located(source: str) -> Path:
+    """The file or folder that `source` names. For a folder of a GGUF, llm.c or nanoGPT model, this
+    is the model's file. Raises CheckpointError for a run.
+    """
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        exported = [path / name for name in (llmc.FILE_NAME, gguf_file.FILE_NAME)]
+        known = next((file for file in exported if file.is_file()), None)
+        path = known or nanogpt.checkpoint_in(path) or path
+    if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{source} is already a run of lmsmith: there is nothing to import. Use it directly."
+        )
+    return path
+
+
+def _recognized(source: str, path: Path) -> tuple[str, Path, list[Path]]:
+    """The form of a model other than GGUF, its place, and its files. Downloads a model that
+    `source` names on the Hub. Raises UsageError if there is no model.
+    """
+    if path.is_file() and nanogpt.is_checkpoint(path):
+        files = nanochat.files_of(path)
+        return ("nanochat", path, files) if files else ("nanoGPT", path, [path])
+    if path.is_file():
+        if not llmc.is_llmc(path):
+            raise UsageError(
+                f"{path} is not a model that can be imported: expected a GGUF file, an llm.c "
+                "checkpoint (model.bin) or a checkpoint of nanoGPT (ckpt.pt). To import a Hugging "
+                "Face checkpoint, give its folder, which also holds config.json."
+            )
+        return "llm.c", path, [path]
+    if not path.is_dir() and not hub.is_name(source):
+        raise UsageError(
+            f"there is no file, folder or model named {source}. Expected a folder with "
+            "config.json and model.safetensors, a GGUF, llm.c or nanoGPT file, or the name of "
+            "a model on the Hub, such as gpt2."
+        )
+    folder = path if path.is_dir() else hub.fetch(source)
+    return "huggingface", folder, huggingface.files_of(folder)
 
 
 def _import_gguf(

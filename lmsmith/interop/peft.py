@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from lmsmith import foreign_json
-from lmsmith.checkpoint import write_tensors
 from lmsmith.config import read_toml
 from lmsmith.config.lora import LoraConfig
 from lmsmith.errors import CheckpointError, ConfigError, UsageError
@@ -34,6 +33,7 @@ from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.lora import A, B, adapted_maps
 from lmsmith.strict_json import write_json
 from lmsmith.train.adapter import FOLDER, SETTINGS, WEIGHTS
+from lmsmith.weights_file import write_tensors
 
 _PREFIX = "base_model.model."
 

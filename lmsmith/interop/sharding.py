@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lmsmith.checkpoint import write_tensors
 from lmsmith.errors import UsageError
 from lmsmith.strict_json import to_json
+from lmsmith.weights_file import write_tensors
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"

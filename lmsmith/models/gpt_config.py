@@ -283,14 +283,16 @@ class GPTConfig(NeuralConfig):
         return f"Transformer, {self.n_layer} layer{'s' * (self.n_layer > 1)} of {self.d_model}"
 
     def describe(self) -> str:
-        orders = ",".join(map(str, self.ngram_tables))
-        layers, heads = (
-            f"{n} {word}{'s' * (n > 1)}"
-            for n, word in ((self.n_layer, "layer"), (self.n_head, "head"))
-        )
-        return f"{layers}, {heads}, width {self.d_model}, context {self.context_length}" + (
-            f", tables of {orders}-grams" if orders else ""
-        )
+        def counted(n: int, word: str) -> str:
+            return f"{n} {word}{'s' * (n > 1)}"
+
+        parts = [counted(self.n_layer, "layer"), counted(self.n_head, "head")]
+        parts += [f"width {self.d_model}", f"context {self.context_length}"]
+        if self.ngram_tables:
+            parts.append(f"tables of {','.join(map(str, self.ngram_tables))}-grams")
+        if n_layers := sum(map(self.has_value_embedding, range(self.n_layer))):
+            parts.append(f"value embeddings in {counted(n_layers, 'layer')}")
+        return ", ".join(parts)
 
     # Parameter and FLOP counts.
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from lmsmith.generate.decode import Writer
 from lmsmith.generate.engine import Token
 from lmsmith.generate.text_model import TextModel
-from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
+from lmsmith.tokens.stream_decoder import StreamDecoder
+from lmsmith.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
 from lmsmith.machine.limits import n_cores
-from lmsmith.tokens.merge import Merges, PieceCache, decode_ids, encode_pieces, encode_texts
+from lmsmith.tokens.merge import PieceCache, decode_ids, encode_pieces, encode_texts
 from lmsmith.tokens.printable import from_printable, to_printable
 from lmsmith.tokens.specials import AddedToken, AddedTokens, Specials
 from lmsmith.tokens.split import PADDING, Pattern, Texts, parts_of, parts_of_stream, pattern_of
@@ -43,6 +43,7 @@ from lmsmith.tokens.tokenizer import (
     ids_dtype,
     to_utf8,
 )
+from lmsmith.tokens.vocabulary import Vocabulary
 
 Names = Collection[str] | Literal["all"]
 
@@ -86,7 +87,8 @@ class BpeTokenizer(Tokenizer):
         self.added = tuple(added)
         self.named_ids = self.special_tokens | {token.content: token.id for token in self.added}
         self.whole_tokens = merges is None if whole_tokens is None else whole_tokens
-        self._check()
+        self.vocabulary = Vocabulary(self.tokens, self.merges, self.named_ids)
+        self.id_of = self.vocabulary.id_of
         self.vocab_size = len(self.tokens)
         self._dtype = ids_dtype(self.vocab_size)
         self._end_name = end_of_text
@@ -94,48 +96,6 @@ class BpeTokenizer(Tokenizer):
         self._added = AddedTokens(self.added_tokens()) if self.added else None
         self._caches: list[PieceCache] = []  # caches that no thread is using now
         self._specials_of_names: dict[frozenset[str], Specials] = {}
-
-    def _check(self) -> None:
-        self.id_of = {token: i for i, token in enumerate(self.tokens) if token is not None}
-        n_tokens = sum(token is not None for token in self.tokens)
-        if len(self.id_of) != n_tokens:
-            twice = next(
-                t for i, t in enumerate(self.tokens) if t is not None and self.id_of[t] != i
-            )
-            raise TokenizerError(
-                f"the vocabulary contains the token {twice!r} twice. Remove one of them."
-            )
-        missing = [byte for byte in range(256) if bytes([byte]) not in self.id_of]
-        if missing:
-            raise TokenizerError(
-                f"the vocabulary is not one of byte-level BPE: it lacks tokens for {len(missing)} "
-                f"of the 256 bytes, the first of them 0x{missing[0]:02X}. Add them."
-            )
-        for special, number in self.named_ids.items():
-            if not special:
-                raise TokenizerError(
-                    "a special token is empty and would match everywhere in a text. Remove it."
-                )
-            if not 0 <= number < len(self.tokens) or self.tokens[number] is not None:
-                raise TokenizerError(
-                    f"the special token {special!r} has the id {number}, which belongs to another "
-                    f"token or is outside 0 to {len(self.tokens) - 1}. Give it another id."
-                )
-        if len(set(self.named_ids.values())) < len(self.named_ids):
-            raise TokenizerError("two special tokens have the same id. Give each its own.")
-        for rank, (left, right) in enumerate(self.merges or ()):
-            if self._joined(left, right) not in self.id_of:
-                raise TokenizerError(
-                    f"the vocabulary does not fit its merges: merge {rank + 1}, "
-                    f"{self.tokens[left]!r} with {self.tokens[right]!r}, produces a token that is "
-                    f"not in the vocabulary. Use the vocabulary and merges of one tokenizer."
-                )
-
-    def _joined(self, left: int, right: int) -> bytes:
-        first, second = self.tokens[left], self.tokens[right]
-        assert first is not None
-        assert second is not None
-        return first + second
 
     def added_tokens(self) -> list[AddedToken]:
         """Returns all tokens that merging never produces, special or not, sorted by id."""
@@ -155,7 +115,8 @@ class BpeTokenizer(Tokenizer):
     def merged_bytes(self) -> list[tuple[bytes, bytes]]:
         """Returns the pairs of tokens that merge, as bytes, highest priority first."""
         return [
-            (self.tokens[left] or b"", self.tokens[right] or b"") for left, right, _ in self._pairs
+            (self.tokens[left] or b"", self.tokens[right] or b"")
+            for left, right, _ in self.vocabulary.pairs
         ]
 
     # ---- encoding --------------------------------------------------------------------------------
@@ -325,7 +286,7 @@ class BpeTokenizer(Tokenizer):
             cache = self._caches.pop()
         except IndexError:  # other threads are using all caches
             cache = PieceCache(CACHED_PIECES, self._unreached)
-        ids, starts = encode_texts(Texts(texts), self.pattern, self._merges, cache)
+        ids, starts = encode_texts(Texts(texts), self.pattern, self.vocabulary.tables, cache)
         narrow: Ids = ids.astype(self._dtype)
         self._caches.append(cache)  # only now, because `ids` is in its memory
         if len(texts) == 1:
@@ -335,12 +296,12 @@ class BpeTokenizer(Tokenizer):
     # ---- decoding --------------------------------------------------------------------------------
 
     def decode_bytes(self, ids: IdsLike) -> bytes:
-        token_bytes, starts = self._bytes_of_ids
+        token_bytes, starts = self.vocabulary.bytes_of_ids
         return decode_ids(self._in_range(ids), token_bytes, starts)
 
     @functools.cached_property
     def ids_without_token(self) -> npt.NDArray[np.int64]:
-        _, starts = self._bytes_of_ids
+        _, starts = self.vocabulary.bytes_of_ids
         return np.flatnonzero(np.diff(starts) == 0)
 
     def count_unknown(self, text: str) -> int:
@@ -348,52 +309,6 @@ class BpeTokenizer(Tokenizer):
 
     def unknown_bytes(self, text: str) -> int:
         return 0  # surrogates are encoded as U+FFFD, and so are part of the loss
-
-    # ---- tables for compiled code ----------------------------------------------------------------
-
-    @functools.cached_property
-    def _bytes_of_ids(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        special = {number: text.encode() for text, number in self.named_ids.items()}
-        parts = [
-            special.get(i, b"") if token is None else token for i, token in enumerate(self.tokens)
-        ]
-        lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
-        flat = np.frombuffer(bytearray(b"".join(parts) + bytes(8)), dtype=np.uint8)
-        return flat, np.concatenate([[0], np.cumsum(lengths)])
-
-    @functools.cached_property
-    def _merges(self) -> Merges:
-        pairs = np.array(self._pairs, dtype=np.int64).reshape(-1, 3)
-        # Without a list of merges the priority is the id of the result.
-        ranks = pairs[:, 2] if self.merges is None else np.arange(len(pairs))
-        flat, starts = self._bytes_of_ids
-        inner = np.ones(len(flat), dtype=bool)
-        inner[starts] = False  # the byte before a token's first byte is in another token
-        adjacent = np.zeros(65536, dtype=np.uint8)
-        neighbours = flat[:-1].astype(np.int64) << 8 | flat[1:]
-        adjacent[neighbours[inner[1:]]] = 1
-        byte_ids = np.array([self.id_of[bytes([byte])] for byte in range(256)], dtype=np.int32)
-        values = ranks << 32 | pairs[:, 2]
-        return Merges.of(byte_ids, pairs[:, 0].copy(), pairs[:, 1].copy(), values, adjacent)
-
-    @functools.cached_property
-    def _pairs(self) -> list[tuple[int, int, int]]:
-        """(left, right, result) ids of all merges, highest priority first."""
-        if self.merges is not None:
-            return [
-                (left, right, self.id_of[self._joined(left, right)]) for left, right in self.merges
-            ]
-        get = self.id_of.get
-        return sorted(
-            (
-                (left, right, i)
-                for token, i in self.id_of.items()
-                for cut in range(1, len(token))
-                if (left := get(token[:cut])) is not None
-                and (right := get(token[cut:])) is not None
-            ),
-            key=lambda pair: (pair[2], pair[0], pair[1]),
-        )
 
     @functools.cached_property
     def _unreached(self) -> dict[bytes, int]:
@@ -403,7 +318,8 @@ class BpeTokenizer(Tokenizer):
         if not self.whole_tokens:
             return {}
         tokens = list(self.id_of)
-        ids, starts = encode_pieces(Texts(tokens), self._merges, PieceCache(CACHED_PIECES, {}))
+        tables, cache = self.vocabulary.tables, PieceCache(CACHED_PIECES, {})
+        ids, starts = encode_pieces(Texts(tokens), tables, cache)
         reached = (np.diff(starts) == 1) & (ids[starts[:-1]] == list(self.id_of.values()))
         return {tokens[k]: self.id_of[tokens[k]] for k in np.flatnonzero(~reached)}
 

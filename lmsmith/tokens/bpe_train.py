@@ -18,14 +18,27 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.compiled import kernel
+from lmsmith.tokens.pair_counts import (
+    PAIRS,
+    POSITIONS,
+    Pairs,
+    Tokens,
+    add_pair,
+    add_position,
+    fill_slots,
+    find_pair,
+    pop_most_frequent,
+    push,
+)
 from lmsmith.tokens.piece_counts import PieceCounter, PieceCounts, Text
 from lmsmith.tokens.printable import gpt2_byte_order
 from lmsmith.tokens.specials import Specials
@@ -125,20 +138,13 @@ def learn_merges(
     if ties == "huggingface":
         order[list(gpt2_byte_order())] = np.arange(256)
     merges = np.empty((n_merges, 2), dtype=np.int32)
-    state = np.zeros(2, dtype=np.int64)  # number of merges learned so far; 1 requests a stop
+    # The number of merges learned so far; 1 requests a stop; the pair to merge next, if known.
+    state = np.array([0, 0, -1], dtype=np.int64)
     failed: list[BaseException] = []
 
     def work() -> None:
         try:
-            _learn(
-                counts.symbols,
-                counts.piece_of,
-                counts.counts,
-                order,
-                ties == "bytes",
-                merges,
-                state,
-            )
+            _learn_all(counts, order, ties == "bytes", merges, state)
         except BaseException as error:
             failed.append(error)
 
@@ -160,271 +166,206 @@ def learn_merges(
     return [(int(left), int(right)) for left, right in merges[: state[0]]]
 
 
+def _learn_all(
+    text: PieceCounts,
+    order: npt.NDArray[np.int64],
+    by_bytes: bool,
+    merges: npt.NDArray[np.int32],
+    state: npt.NDArray[np.int64],
+) -> None:
+    """Runs the compiled parts, and makes room where they need more."""
+    tokens, pairs = Tokens.of_bytes(order, by_bytes), Pairs.none(len(text.symbols))
+    changes = _Changes.none(len(order))
+    _add_byte_pairs(text, pairs, tokens, np.zeros((2, 65536), dtype=np.int64))
+    needed = np.zeros(4, dtype=np.int64)
+    while not _learn(text, tokens, pairs, changes, merges, state, needed):
+        n_bytes, n_pairs, n_positions, n_events = map(int, needed)
+        tokens = tokens.with_room(n_bytes)
+        pairs = pairs.with_room(n_pairs, n_positions)
+        changes = changes.with_room(n_events)
+
+
+class _Changes(NamedTuple):
+    """What a merge changes, by side of the new token (0: left, 1: right) and neighbour there.
+
+    `counts`: occurrences in the text. `ns`: positions. `touched[side, :n_touched[side]]`: the
+    neighbours. `events[:n_events[0]]`: each occurrence as (2 * neighbour + side, position of the
+    new pair).
+    """
+
+    counts: npt.NDArray[np.int64]
+    ns: npt.NDArray[np.int64]
+    touched: npt.NDArray[np.int32]
+    n_touched: npt.NDArray[np.int64]
+    events: npt.NDArray[np.int32]
+    n_events: npt.NDArray[np.int64]
+
+    @classmethod
+    def none(cls, n_ids: int) -> _Changes:
+        counts, ns, touched = (np.zeros((2, n_ids), dtype=np.int64) for _ in range(3))
+        no_events = np.empty((1024, 2), dtype=np.int32)
+        n_touched, n_events = np.zeros(2, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        return cls(counts, ns, touched.astype(np.int32), n_touched, no_events, n_events)
+
+    def with_room(self, n_events: int) -> _Changes:
+        if n_events <= len(self.events):
+            return self
+        return self._replace(events=np.empty((2 * n_events, 2), dtype=np.int32))
+
+
 # ---- compiled ------------------------------------------------------------------------------------
 
-_MULTIPLY = 0x9E3779B97F4A7C15 - 2**64
 _GONE = -2  # marks the former first byte of a token that is now inside another
 
 
 @kernel
-def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
-    """Learns merges into `merges` until it is full, no pairs are left, or `state[1]` is 1.
+def _add_byte_pairs(text, pairs, tokens, of_bytes):
+    """Adds the pairs of bytes in the text (`PieceCounts`). `of_bytes`: (2, 65536) zeros."""
+    counts, ns = of_bytes[0], of_bytes[1]
+    for at in range(len(text.symbols) - 1):
+        both = _byte_pair(text, at)
+        if both >= 0:
+            counts[both] += text.counts[text.piece_of[at]]
+            ns[both] += 1
+    numbers = ns  # of the pairs, in the place of the number of their positions
+    for both in range(65536):
+        if ns[both]:
+            numbers[both] = add_pair(pairs, both >> 8, both & 255, counts[both], ns[both])
+    for at in range(len(text.symbols) - 1):
+        both = _byte_pair(text, at)
+        if both >= 0:
+            add_position(pairs, numbers[both], at)
+    for pair in range(pairs.used[PAIRS]):
+        push(pairs, tokens, pair)
 
-    `symbols`: all pieces, one symbol per byte, with separators before, between and after. A token
-    of several bytes has its id at its first and its last byte, so that both neighbours of a token
-    can be read without links.
 
-    A pair has a count and a list of the positions where it occurred when it first appeared.
-    Positions that have changed since then are skipped. All positions of a pair are found during
-    one merge (or at the start), from left to right, so they need no sorting. Counts in the heap
-    are upper bounds, because the count of a pair only decreases.
+@njit
+def _byte_pair(text, at):
+    """Returns 256 * left + right for the bytes at a position; less than 0 at the end of a piece."""
+    left, right = np.int64(text.symbols[at]), np.int64(text.symbols[at + 1])
+    return left << 8 | right
+
+
+@kernel
+def _learn(text, tokens, pairs, changes, merges, state, needed):
+    """Learns merges into `merges`. Returns True when it is full, no pairs are left or `state[1]` is
+    1; False if the next merge needs more room: bytes of tokens, pairs, positions and events, then
+    in `needed`.
+
+    `text`: `PieceCounts`, changed in place. A token of several bytes has its id at its first and
+    its last byte, so that both neighbours of a token can be read without links.
     """
-    n_merges = len(merges)
-    n_ids = 256 + n_merges
-    token_lengths = np.ones(n_ids, dtype=np.int64)
-    token_starts = np.zeros(n_ids + 1, dtype=np.int64)
-    token_bytes = np.zeros(1 << 16, dtype=np.uint8)
-    for byte in range(256):
-        token_starts[byte], token_bytes[byte] = byte, byte
-    n_token_bytes = 256
+    fill_slots(pairs)
+    while state[0] < len(merges) and state[1] == 0:
+        top = state[2] if state[2] >= 0 else pop_most_frequent(pairs, tokens)
+        if top < 0:
+            break
+        new = 256 + state[0]
+        if not _has_room(tokens, pairs, changes, top, new, needed):
+            state[2] = top
+            return False
+        state[2] = -1
+        merges[state[0], 0], merges[state[0], 1] = pairs.lefts[top], pairs.rights[top]
+        state[0] += 1
+        _add_token(tokens, pairs, top, new)
+        _replace(text, tokens, pairs, top, new, changes)
+        n_before = pairs.used[PAIRS]
+        _add_new_pairs(pairs, new, changes)
+        _decrease_replaced(pairs, top, changes)
+        for pair in range(n_before, pairs.used[PAIRS]):
+            if pairs.counts[pair] > 0:
+                push(pairs, tokens, pair)
+    return True
 
-    # Pairs, by number: left and right id, count, positions[first:first + n].
-    capacity = 1 << 16
-    lefts, rights = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.int32)
-    counts, firsts, ns = (
-        np.empty(capacity, np.int64),
-        np.empty(capacity, np.int64),
-        np.empty(capacity, np.int32),
+
+@njit
+def _has_room(tokens, pairs, changes, pair, new, needed):
+    """Returns whether `needed`, the room to merge the pair into the token `new`, is available."""
+    n = 2 * np.int64(pairs.ns[pair])  # at most: one new pair on each side of each occurrence
+    length = tokens.lengths[pairs.lefts[pair]] + tokens.lengths[pairs.rights[pair]]
+    needed[0] = tokens.starts[new] + length
+    needed[1] = pairs.used[PAIRS] + min(n, 2 * new + 2)
+    needed[2] = pairs.used[POSITIONS] + n
+    needed[3] = n
+    return (
+        needed[0] <= len(tokens.bytes)
+        and needed[1] <= len(pairs.lefts)
+        and needed[2] <= len(pairs.positions)
+        and needed[3] <= len(changes.events)
     )
-    heap, bounds = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.int64)
-    n_pairs, n_heap = 0, np.int64(0)  # a constant would make Numba compile _push twice
-    index = np.full(4 * capacity, -1, dtype=np.int32)
-    positions, n_positions = np.empty(len(symbols), dtype=np.int32), 0
 
-    # Count the pairs of bytes.
-    byte_counts, byte_ns = np.zeros(65536, dtype=np.int64), np.zeros(65536, dtype=np.int64)
-    for at in range(len(symbols) - 1):
-        if symbols[at] >= 0 and symbols[at + 1] >= 0:
-            byte_counts[symbols[at] << 8 | symbols[at + 1]] += piece_counts[piece_of[at]]
-            byte_ns[symbols[at] << 8 | symbols[at + 1]] += 1
-    for pair in range(65536):
-        if byte_ns[pair]:
-            lefts[n_pairs], rights[n_pairs], counts[n_pairs] = (
-                pair >> 8,
-                pair & 255,
-                byte_counts[pair],
-            )
-            firsts[n_pairs], ns[n_pairs] = n_positions, 0
-            n_positions += byte_ns[pair]
-            byte_ns[pair] = n_pairs
-            index[_empty_slot(index, pair >> 8, pair & 255)] = n_pairs
-            n_pairs += 1
-    for at in range(len(symbols) - 1):
-        if symbols[at] >= 0 and symbols[at + 1] >= 0:
-            pair = byte_ns[symbols[at] << 8 | symbols[at + 1]]
-            positions[firsts[pair] + ns[pair]] = at
-            ns[pair] += 1
-    ties = (lefts, rights, order, by_bytes, token_bytes, token_starts, token_lengths)
-    for pair in range(n_pairs):
-        n_heap = _push(heap, bounds, n_heap, pair, counts[pair], ties)
 
-    # Changes by a merge, per neighbour on the left (0) and right (1): change of the count, number
-    # of positions.
-    changes, n_changes = np.zeros((2, n_ids), dtype=np.int64), np.zeros((2, n_ids), dtype=np.int64)
-    touched, n_touched = np.empty((2, n_ids), dtype=np.int32), np.zeros(2, dtype=np.int64)
-    events = np.empty((1024, 2), dtype=np.int32)  # neighbour << 1 | side, position
+@njit
+def _add_token(tokens, pairs, pair, new):
+    """Adds the token `new`, which has the bytes of the pair."""
+    left, right, end = pairs.lefts[pair], pairs.rights[pair], tokens.starts[new]
+    for part in (left, right):
+        for k in range(tokens.lengths[part]):
+            tokens.bytes[end] = tokens.bytes[tokens.starts[part] + k]
+            end += 1
+    tokens.lengths[new], tokens.starts[new + 1] = end - tokens.starts[new], end
 
-    merged = 0
-    while merged < n_merges and n_heap and state[1] == 0:
-        top = np.int64(heap[0])
-        bound, bounds_top = bounds[0], counts[top]
-        n_heap = _pop(heap, bounds, n_heap, ties)
-        if bound != bounds_top:
-            if bounds_top > 0:
-                n_heap = _push(heap, bounds, n_heap, top, bounds_top, ties)
+
+@njit
+def _replace(text, tokens, pairs, pair, new, changes):
+    """Replaces the pair by the token `new` in the text, and records the changes."""
+    symbols, positions, lengths = text.symbols, pairs.positions, tokens.lengths
+    counts, ns, touched, n_touched, events, _ = changes
+    left, right = np.int64(pairs.lefts[pair]), np.int64(pairs.rights[pair])
+    first, n_events = pairs.firsts[pair], 0
+    for k in range(first, first + pairs.ns[pair]):
+        position = np.int64(positions[k])
+        middle = position + lengths[left]
+        if symbols[position] != left or symbols[middle] != right:
             continue
-        left, right = np.int64(lefts[top]), np.int64(rights[top])
-        new = 256 + merged
-        length, right_length = token_lengths[left], token_lengths[right]
-        merges[merged, 0], merges[merged, 1] = left, right
-        merged += 1
-        state[0] = merged
-        token_lengths[new] = length + right_length
-        token_starts[new] = n_token_bytes
-        if n_token_bytes + length + right_length > len(token_bytes):
-            token_bytes = _longer(token_bytes, 2 * len(token_bytes) + length + right_length)
-        for k in range(length):
-            token_bytes[n_token_bytes + k] = token_bytes[token_starts[left] + k]
-        for k in range(right_length):
-            token_bytes[n_token_bytes + length + k] = token_bytes[token_starts[right] + k]
-        n_token_bytes += length + right_length
-        counts[top] = 0
-
-        # Replace the pair in the symbols.
-        if len(events) < 2 * ns[top]:
-            events = np.empty((4 * ns[top], 2), dtype=np.int32)
-        n_events = 0
-        for k in range(firsts[top], firsts[top] + ns[top]):
-            position = np.int64(positions[k])
-            middle = position + length
-            if symbols[position] != left or symbols[middle] != right:
-                continue
-            after = middle + right_length
-            count = piece_counts[piece_of[position]]
-            for side in range(2):
-                neighbour = np.int64(symbols[after if side else position - 1])
-                if neighbour >= 0:
-                    if n_changes[side, neighbour] == 0:
-                        touched[side, n_touched[side]] = neighbour
-                        n_touched[side] += 1
-                    changes[side, neighbour] += count
-                    n_changes[side, neighbour] += 1
-                    events[n_events, 0] = neighbour << 1 | side
-                    events[n_events, 1] = position if side else position - token_lengths[neighbour]
-                    n_events += 1
-            symbols[middle] = _GONE
-            symbols[position] = new
-            symbols[after - 1] = new
-
-        # Add the new pairs with their positions.
-        if n_positions + n_events > len(positions):
-            positions = _longer(positions, 2 * len(positions) + n_events)
-        first_new = n_pairs
+        after = middle + lengths[right]
+        count = text.counts[text.piece_of[position]]
         for side in range(2):
-            for k in range(n_touched[side]):
-                neighbour = np.int64(touched[side, k])
-                if n_pairs == capacity:
-                    capacity *= 2
-                    lefts, rights, ns = (
-                        _longer(lefts, capacity),
-                        _longer(rights, capacity),
-                        _longer(ns, capacity),
-                    )
-                    counts, firsts = _longer(counts, capacity), _longer(firsts, capacity)
-                    heap, bounds = _longer(heap, capacity), _longer(bounds, capacity)
-                    index = np.full(4 * capacity, -1, dtype=np.int32)
-                    for pair in range(n_pairs):
-                        index[_empty_slot(index, lefts[pair], rights[pair])] = pair
-                lefts[n_pairs], rights[n_pairs] = (new, neighbour) if side else (neighbour, new)
-                counts[n_pairs] = changes[side, neighbour]
-                firsts[n_pairs], ns[n_pairs] = n_positions, 0
-                n_positions += n_changes[side, neighbour]
-                n_changes[side, neighbour] = n_pairs
-                index[_empty_slot(index, lefts[n_pairs], rights[n_pairs])] = n_pairs
-                n_pairs += 1
-        for k in range(n_events):
-            pair = n_changes[events[k, 0] & 1, events[k, 0] >> 1]
-            positions[firsts[pair] + ns[pair]] = events[k, 1]
-            ns[pair] += 1
-
-        # Decrease the counts of the pairs that they replace.
-        for side in range(2):
-            for k in range(n_touched[side]):
-                neighbour = np.int64(touched[side, k])
-                pair = (
-                    _find_pair(index, lefts, rights, right, neighbour)
-                    if side
-                    else _find_pair(index, lefts, rights, neighbour, left)
-                )
-                if pair != top:
-                    counts[pair] -= changes[side, neighbour]
-                changes[side, neighbour] = 0
-                n_changes[side, neighbour] = 0
-            n_touched[side] = 0
-        ties = (
-            lefts,
-            rights,
-            order,
-            by_bytes,
-            token_bytes,
-            token_starts,
-            token_lengths,
-        )  # the arrays may have been reallocated
-        for pair in range(first_new, n_pairs):
-            if counts[pair] > 0:
-                n_heap = _push(heap, bounds, n_heap, pair, counts[pair], ties)
+            neighbour = np.int64(symbols[after if side else position - 1])
+            if neighbour >= 0:
+                if ns[side, neighbour] == 0:
+                    touched[side, n_touched[side]] = neighbour
+                    n_touched[side] += 1
+                counts[side, neighbour] += count
+                ns[side, neighbour] += 1
+                events[n_events, 0] = neighbour << 1 | side
+                events[n_events, 1] = position if side else position - lengths[neighbour]
+                n_events += 1
+        symbols[middle] = _GONE
+        symbols[position] = new
+        symbols[after - 1] = new
+    pairs.counts[pair] = 0
+    changes.n_events[0] = n_events
 
 
 @njit
-def _longer(array, length):
-    """Returns a copy of `array` with `length` elements; the added ones are uninitialized."""
-    longer = np.empty(length, array.dtype)
-    for k in range(len(array)):
-        longer[k] = array[k]
-    return longer
-
-
-@njit
-def _empty_slot(index, left, right):
-    slot = (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(index) - 1)
-    while index[slot] >= 0:
-        slot = (slot + 1) & (len(index) - 1)
-    return slot
-
-
-@njit
-def _find_pair(index, lefts, rights, left, right):
-    slot = (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(index) - 1)
-    while True:
-        pair = index[slot]
-        if lefts[pair] == left and rights[pair] == right:
-            return np.int64(pair)
-        slot = (slot + 1) & (len(index) - 1)
-
-
-@njit
-def _before(a, b, ties):
-    """Returns whether pair `a` is merged before the equally frequent pair `b`."""
-    lefts, rights, order, by_bytes, token_bytes, token_starts, token_lengths = ties
-    if not by_bytes:
-        if lefts[a] != lefts[b]:
-            return order[lefts[a]] < order[lefts[b]]
-        return order[rights[a]] < order[rights[b]]
-    one, other = (lefts[a], lefts[b]) if lefts[a] != lefts[b] else (rights[a], rights[b])
-    for k in range(min(token_lengths[one], token_lengths[other])):
-        difference = np.int64(token_bytes[token_starts[one] + k]) - np.int64(
-            token_bytes[token_starts[other] + k]
-        )
-        if difference:
-            return difference > 0
-    return token_lengths[one] > token_lengths[other]
-
-
-@njit
-def _push(heap, bounds, n, pair, bound, ties):
-    k = n
-    while k > 0:
-        parent = (k - 1) >> 1
-        if bounds[parent] > bound or (
-            bounds[parent] == bound and not _before(pair, np.int64(heap[parent]), ties)
-        ):
-            break
-        heap[k], bounds[k] = heap[parent], bounds[parent]
-        k = parent
-    heap[k], bounds[k] = pair, bound
-    return n + 1
-
-
-@njit
-def _pop(heap, bounds, n, ties):
-    n -= 1
-    pair, bound = np.int64(heap[n]), bounds[n]
-    k = 0
-    while 2 * k + 1 < n:
-        child = 2 * k + 1
-        if child + 1 < n and (
-            bounds[child + 1] > bounds[child]
-            or (
-                bounds[child + 1] == bounds[child]
-                and _before(np.int64(heap[child + 1]), np.int64(heap[child]), ties)
+def _add_new_pairs(pairs, new, changes):
+    """Adds the pairs of the token `new` and its neighbours, and their positions."""
+    counts, ns, touched, n_touched, events, n_events = changes
+    numbers = ns  # of the pairs, in the place of the number of their positions
+    for side in range(2):
+        for k in range(n_touched[side]):
+            neighbour = np.int64(touched[side, k])
+            left, right = (new, neighbour) if side else (neighbour, new)
+            numbers[side, neighbour] = add_pair(
+                pairs, left, right, counts[side, neighbour], ns[side, neighbour]
             )
-        ):
-            child += 1
-        if bounds[child] < bound or (
-            bounds[child] == bound and not _before(np.int64(heap[child]), pair, ties)
-        ):
-            break
-        heap[k], bounds[k] = heap[child], bounds[child]
-        k = child
-    heap[k], bounds[k] = pair, bound
-    return n
+    for k in range(n_events[0]):
+        both, position = np.int64(events[k, 0]), np.int64(events[k, 1])
+        add_position(pairs, numbers[both & 1, both >> 1], position)
+
+
+@njit
+def _decrease_replaced(pairs, merged, changes):
+    """Decreases the counts of the pairs that were beside the merged one, and clears `changes`."""
+    counts, ns, touched, n_touched, _, _ = changes
+    left, right = np.int64(pairs.lefts[merged]), np.int64(pairs.rights[merged])
+    for side in range(2):
+        for k in range(n_touched[side]):
+            neighbour = np.int64(touched[side, k])
+            before, after = (right, neighbour) if side else (neighbour, left)
+            pair = find_pair(pairs, before, after)
+            if pair != merged:
+                pairs.counts[pair] -= counts[side, neighbour]
+            counts[side, neighbour] = ns[side, neighbour] = 0
+        n_touched[side] = 0

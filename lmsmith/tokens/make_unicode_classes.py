@@ -3,9 +3,9 @@ tiktoken's regular expressions.
 
     python -m lmsmith.tokens.make_unicode_classes
 
-Queries tiktoken itself, with one-class patterns on every code point, so that `split.py` follows the
-Unicode version of tiktoken's engine, which differs from those of Python and of the `regex` module.
-Run it again when tiktoken's Unicode version changes; the test of the table fails then.
+Queries tiktoken itself, with one-class patterns on every code point, so that `scanner.py` follows
+the Unicode version of tiktoken's engine, which differs from those of Python and of the `regex`
+module. Run it again when tiktoken's Unicode version changes; the test of the table fails then.
 """
 
 import base64

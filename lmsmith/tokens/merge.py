@@ -173,6 +173,9 @@ def _encode_all(
 _NO_CUTS = np.empty(0, dtype=np.uint8)
 
 
+_inlined = njit(forceinline=True)  # for functions that run for each piece
+
+
 @kernel
 def _encode(
     padded, starts, first_pieces, ends, cursor, byte_ids, byte_pairs, pairs, adjacent,
@@ -227,29 +230,39 @@ def _encode(
                     store32(to + 4 * part, long_ids[part])
                 to += 4 * n
                 continue
-            value1 = load64(slot + VALUE1)
-            if value1 == 0:  # not in the cache
+            if load64(slot + VALUE1) == 0:  # not in the cache
                 n = _merge(at, length, byte_ids, byte_pairs, pairs, part_ids, values)
-                value1 = n << 32 | np.int64(part_ids[2])
-                store64(slot + VALUE1, value1)
-                store64(slot + VALUE0, np.int64(part_ids[1]) << 32 | np.int64(part_ids[0]))
-                if n > 3:
-                    store64(slot + VALUE0, used[2])
-                    for part in range(n):
-                        spilt_ids[used[2] + part] = part_ids[part]
-                    used[2] += n
-                used[0] += 1
-            value0 = load64(slot + VALUE0)
-            store64(to, value0)
-            store32(to + 8, value1)
-            n = value1 >> 32
-            if n > 3:
-                for part in range(n):
-                    store32(to + 4 * part, load32(spilt + 4 * (value0 + part)))
-            to += 4 * n
+                _remember(slot, part_ids, n, spilt_ids, used)
+            to += 4 * _copy_ids(slot, spilt, to)
     cursor[2] -= text
     cursor[3] = (to - address(ids)) >> 2
     return i == len(starts)
+
+
+@_inlined
+def _remember(slot, ids, n, spilt_ids, used):
+    """Stores the ids[:n] of a piece: up to three in its slot, more in `spilt_ids`."""
+    store64(slot + VALUE1, n << 32 | np.int64(ids[2]))
+    store64(slot + VALUE0, np.int64(ids[1]) << 32 | np.int64(ids[0]))
+    if n > 3:
+        store64(slot + VALUE0, used[2])
+        for k in range(n):
+            spilt_ids[used[2] + k] = ids[k]
+        used[2] += n
+    used[0] += 1
+
+
+@_inlined
+def _copy_ids(slot, spilt, to):
+    """Writes the ids of a piece in the cache to the address `to`, and returns their number."""
+    value0, value1 = load64(slot + VALUE0), load64(slot + VALUE1)
+    store64(to, value0)
+    store32(to + 8, value1)
+    n = value1 >> 32
+    if n > 3:
+        for k in range(n):
+            store32(to + 4 * k, load32(spilt + 4 * (value0 + k)))
+    return n
 
 
 @kernel

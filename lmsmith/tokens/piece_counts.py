@@ -11,7 +11,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +51,7 @@ _ANY_LENGTH = 1 << 40
 _UNCUT = np.empty(0, dtype=np.uint8)
 
 
-@dataclass(frozen=True)
-class PieceCounts:
+class PieceCounts(NamedTuple):  # which Numba can read
     """Distinct pieces of two or more bytes, and their counts.
 
     `symbols`: the bytes of all pieces, with a SEPARATOR before, between and after them. `piece_of`:

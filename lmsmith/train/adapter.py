@@ -14,10 +14,10 @@ from pathlib import Path
 from torch import Tensor
 
 from lmsmith import atomic
-from lmsmith.checkpoint import write_tensors
 from lmsmith.config import RunConfig, flatten
 from lmsmith.models.lora import is_adapter
 from lmsmith.strict_json import to_json
+from lmsmith.weights_file import write_tensors
 
 FOLDER, WEIGHTS, SETTINGS = "adapter", "adapter.safetensors", "adapter.json"
 TABLES = ("token_embedding.", "value_embeddings.", "head.")

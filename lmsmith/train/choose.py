@@ -15,28 +15,21 @@ from typing import Any
 import torch
 
 from lmsmith.config import RunConfig
-from lmsmith.config.presets import NOTES, has_size
+from lmsmith.config.presets import has_size
 from lmsmith.data.batches.conversations import PackedConversations
-from lmsmith.data.batches.rows import Rows
 from lmsmith.data.batches.windows import InEpochs
 from lmsmith.data.conversations import Conversations
 from lmsmith.data.corpus import Corpus
 from lmsmith.data.shards import Shards
 from lmsmith.errors import ConfigError
 from lmsmith.machine.heap import release_freed_memory
-from lmsmith.machine.limits import free_memory, omp_threads
+from lmsmith.machine.limits import omp_threads
 from lmsmith.models.gpt import GPT
-from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.lora import add_adapters
-from lmsmith.optim.rates import peak_rates
-from lmsmith.plan.forecast import memory_warning
-from lmsmith.text.files import plural
-from lmsmith.tokens.tokenizer import unused_ids
 from lmsmith.train.by_hand import check_memory
 from lmsmith.train.checks import check_growing, check_ranks
 from lmsmith.train.device import Machine
 from lmsmith.train.objective import objective_of
-from lmsmith.train.plan import FEW_STEPS
 from lmsmith.train.replica import Replica
 from lmsmith.train.step import train_step
 
@@ -76,21 +69,9 @@ def resolve(
     if config.train.engine == "reference":
         check_memory(config)
     if "train.batch_size" not in given:
-        n = objective_of(config).batch_size(corpus, world)
-        if n is None and isinstance(corpus.train, Conversations):
-            n = _rows_of_conversations(config, corpus, world)
-        if n is not None:
-            config = config.changed({"train.batch_size": n}, where="what was chosen")
+        config = _with_batch_size(config, corpus, world)
     # DataError for too little text
     tokens_a_step = objective_of(config).batches(corpus).tokens_per_batch
-    if config.data.documents == "rows" and "train.batch_size" not in given:
-        # Documents may be shorter than the context: take enough rows for as many tokens as a batch
-        # of windows would have.
-        enough = config.train.batch_size**2 * config.model.context_length / tokens_a_step
-        config = config.changed(
-            {"train.batch_size": math.ceil(enough / world) * world}, where="the chosen settings"
-        )
-        tokens_a_step = objective_of(config).batches(corpus).tokens_per_batch
     if limited_by_time(config):
         steps, n_evaluations = _steps_in(seconds, config, corpus, machine, tokens_a_step, world)
     else:
@@ -108,11 +89,28 @@ def resolve(
         "train.log_every": config.train.log_every or max(1, steps // N_LOG_LINES),
     }
     if config.train.compile == "auto":
-        lasting = _expected_seconds(config, steps * tokens_a_step, machine, world) > COMPILE_SECONDS
+        lasting = expected_seconds(config, steps * tokens_a_step, machine, world) > COMPILE_SECONDS
         chosen["train.compile"] = "yes" if lasting and can_compile(config, machine) else "no"
     if getattr(config.model, "ngram_tables", ()) and "model.ngram_dropout" not in given:
         chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
     return config.changed(chosen, where="the chosen settings")
+
+
+def _with_batch_size(config: RunConfig, corpus: Corpus, world: int) -> RunConfig:
+    """Returns the config with the batch size that fits the objective and the documents."""
+    n = objective_of(config).batch_size(corpus, world)
+    if n is None and isinstance(corpus.train, Conversations):
+        n = _rows_of_conversations(config, corpus, world)
+    if n is not None:
+        config = config.changed({"train.batch_size": n}, where="what was chosen")
+    if config.data.documents != "rows":
+        return config
+    # Documents may be shorter than the context: take enough rows for as many tokens as a batch of
+    # windows would have.
+    tokens_a_step = objective_of(config).batches(corpus).tokens_per_batch
+    enough = config.train.batch_size**2 * config.model.context_length / tokens_a_step
+    rows = math.ceil(enough / world) * world
+    return config.changed({"train.batch_size": rows}, where="the chosen settings")
 
 
 def _with_machine_and_size(
@@ -201,7 +199,7 @@ def yields_cores(config: RunConfig, given: Collection[str]) -> str:
     return "no" if omp_threads() or (config.train.threads and "train.threads" in given) else "yes"
 
 
-def _expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> float:
+def expected_seconds(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> float:
     """Estimates the duration of a run in seconds: `train.minutes` if set, else its FLOPs at
     USUAL_SHARE of the machine's rate.
     """
@@ -217,18 +215,6 @@ def can_compile(config: RunConfig, machine: Machine) -> bool:
     from torch.utils._triton import has_triton
 
     return machine.device.type == "cuda" and config.model.compilable and has_triton()
-
-
-def _compilation(config: RunConfig, n_tokens: int, machine: Machine, world: int) -> str:
-    """Says whether blocks are compiled, and why."""
-    seconds = _expected_seconds(config, n_tokens, machine, world)
-    length = f"compiling takes about a minute, the run about {seconds:,.0f} s"
-    if config.train.compile == "yes":
-        return f"compiled: {length}"
-    reason = "no gain on CPUs" if machine.device.type == "cpu" else length
-    if machine.device.type == "cuda" and not can_compile(config, machine):
-        reason = "needs a Transformer and Triton"
-    return f"not compiled: {reason}"
 
 
 def _share_of(config: RunConfig, world: int) -> RunConfig:
@@ -349,99 +335,9 @@ def _seconds_a_step(config: RunConfig, corpus: Corpus, machine: Machine, n: int)
     return later[len(later) // 2]
 
 
-def _rates(config: RunConfig) -> str:
-    """Returns the peak learning rate of each parameter group, under the name of its setting."""
-    rates = peak_rates(config.optim)
-    return "peak learning rates " + ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
-
-
-def _workers(machine: Machine, world: int) -> str:
-    threads = plural(machine.threads, "thread")
-    return threads if world == 1 else f"{world} processes of {threads} each"
-
-
 def _rows_of_conversations(config: RunConfig, corpus: Corpus, world: int) -> int:
     """Rows per batch for about `STEPS_AN_EPOCH` steps per epoch, at most MOST_ROWS."""
     batches = objective_of(config).batches(corpus)
     assert isinstance(batches, PackedConversations)
     rows = min(MOST_ROWS, max(1, batches.n_rows // STEPS_AN_EPOCH))
     return -(-rows // world) * world
-
-
-def _memory_warning(config: RunConfig, machine: Machine, world: int) -> list[str]:
-    on_gpu = machine.device.type == "cuda"
-    room = free_memory()
-    if on_gpu:
-        room = torch.cuda.mem_get_info(machine.device)[0] if torch.cuda.is_available() else 0.0
-    short = memory_warning(config, room, gpu=on_gpu, world=world)
-    return [f"warning  {short}"] if short else []
-
-
-def _in_epochs(n: float) -> str:
-    return f"{n:.1f} epochs" if n >= 0.1 else f"{n:.2g} epochs"
-
-
-def describe(config: RunConfig, corpus: Corpus, machine: Machine, world: int = 1) -> list[str]:
-    """Returns the lines that a run prints about text, model, training and machine, then notes."""
-    model, train, counts = config.neural, config.train, corpus.counts
-    n_params = config.neural.n_parameters()
-    batches = objective_of(config).batches(corpus)
-    tokens_a_step = batches.tokens_per_batch
-    tokens = train.steps * tokens_a_step
-    of = f"{train.batch_size} x {model.context_length} tokens"
-    name = f"from {train.init_from}" if train.init_from else config.preset
-    notes = [f"note     {NOTES[name]}"] if name in NOTES else []
-    epochs = tokens / counts.n_train_tokens
-    if isinstance(batches, PackedConversations):
-        epochs = train.steps / batches.n_batches
-        of = f"{plural(train.batch_size, 'row')} of conversations, {tokens_a_step:,} learned tokens"
-        notes.append(
-            f"note     {batches.conversations.n:,} conversations in {batches.n_rows:,} rows of "
-            f"{model.context_length:,} tokens; {batches.padding:.1%} padding"
-        )
-    if isinstance(batches, Rows):
-        of = (
-            f"{plural(train.batch_size, 'document')} of {tokens_a_step / train.batch_size:,.0f} "
-            f"tokens"
-        )
-        if batches.share_cut:
-            notes.append(
-                f"note     {batches.share_cut:.1%} of the tokens lie beyond the context length and "
-                f"are not trained on"
-            )
-    if described := objective_of(config).describe(corpus, batches):
-        of, epochs = described.of, described.epochs
-        notes += [f"note     {note}" for note in described.notes]
-    unit = {"char": "characters", "byte": "bytes"}.get(corpus.tokenizer.kind, "tokens")
-    if n_unused := len(unused_ids(corpus.tokenizer, model.vocab_size)):
-        notes.append(
-            f"note     {n_unused:,} of the {model.vocab_size:,} ids belong to no token and are "
-            f"never generated"
-        )
-    if isinstance(model, GPTConfig) and model.size:
-        notes.append(
-            f"note     model.size {model.size} sets {model.size} layers, width "
-            f"{64 * model.size} and heads of 64; context, batch and learning rate follow unless set"
-        )
-    if train.minutes and train.steps < FEW_STEPS:
-        notes.append(
-            f"note     there is time for only about {plural(train.steps, 'step')} in "
-            f"{train.minutes:g} minutes on this machine: set more --minutes, a smaller model or a "
-            f"smaller --train.batch_size"
-        )
-    return [
-        f"text     {counts.n_train_tokens + counts.n_val_tokens:,} {unit}, vocabulary of "
-        f"{model.vocab_size:,}; {counts.n_val_tokens:,} held out for validation",
-        f"model    {name}: {model.describe()}; {n_params:,} parameters",
-        f"training {plural(train.steps, 'step')} of {of} = {tokens:,} tokens "
-        f"({_in_epochs(epochs)}), optimizer {config.optim.name}, "
-        f"schedule {config.schedule.shape}"
-        + (", gradients by hand in NumPy" if train.engine == "reference" else "")
-        + f"; {_rates(config)}",
-        f"machine  {machine.device.type}, {_workers(machine, world)}, {train.dtype}; "
-        f"{machine.flops / 1e9:,.0f} GFLOP/s in matrix products ({machine.reason}); "
-        f"{config.neural.train_flops_per_token() * tokens_a_step / 1e9:,.1f} GFLOP per step; "
-        f"{_compilation(config, tokens, machine, world)}",
-        *_memory_warning(config, machine, world),
-        *notes,
-    ]

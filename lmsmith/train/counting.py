@@ -7,7 +7,7 @@ counting starts again from the beginning.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,25 +97,8 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
     start = time.perf_counter()
     model = config.model.learn(np.asarray(ids[:]))
     seconds = time.perf_counter() - start
-    say(
-        console,
-        f"model    {config.model.describe()}; {model.n_parameters():,} counted",
-        indent=9,
-    )
-    if n_unused := len(unused_ids(corpus.tokenizer, config.model.vocab_size)):
-        say(
-            console,
-            f"note     {n_unused:,} ids belong to no token and are never generated",
-            indent=9,
-        )
-    guessed = [str(discounts.order) for discounts in model.discounts if not discounts.estimated]
-    if guessed:
-        orders = ", ".join(guessed)
-        say(
-            console,
-            f"note     order {orders}: the counts give no discounts; using 0.5, 1 and 1.5",
-            indent=9,
-        )
+    for line in _described(config.model, model, corpus):
+        say(console, line, indent=9)
     score = score_ids(
         model,
         corpus.validation,
@@ -138,6 +121,17 @@ def count(config: RunConfig, corpus: Corpus, place: Path, console: Console) -> d
     summary = finite(summary)
     write_json(place / "summary.json", summary)
     return summary
+
+
+def _described(config: NgramConfig, model: Ngram, corpus: Corpus) -> Iterator[str]:
+    """The lines that are printed about a counted model."""
+    yield f"model    {config.describe()}; {model.n_parameters():,} counted"
+    if n_unused := len(unused_ids(corpus.tokenizer, config.vocab_size)):
+        yield f"note     {n_unused:,} ids belong to no token and are never generated"
+    guessed = [str(discounts.order) for discounts in model.discounts if not discounts.estimated]
+    if guessed:
+        orders = ", ".join(guessed)
+        yield f"note     order {orders}: the counts give no discounts; using 0.5, 1 and 1.5"
 
 
 def _summary(

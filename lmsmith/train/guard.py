@@ -16,8 +16,9 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmsmith.checkpoint import Checkpoint, available, check_finite
+from lmsmith.checkpoint import Checkpoint, available
 from lmsmith.errors import TrainingError
+from lmsmith.weights_file import check_finite
 
 MEMORY = 100.0  # steps over which the running means are taken
 LEAST = 50  # steps before anything counts as a spike

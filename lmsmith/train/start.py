@@ -27,7 +27,8 @@ from lmsmith.plan.forecast import time_warning
 from lmsmith.run_folder import create, new_run_path, open_run
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.checks import refuse_early
-from lmsmith.train.choose import DEFAULT_MINUTES, describe, limited_by_time, resolve
+from lmsmith.train.choose import DEFAULT_MINUTES, limited_by_time, resolve
+from lmsmith.train.describe import describe
 from lmsmith.train.device import Machine, device_name, set_up_process, survey
 from lmsmith.train.finish import (
     CLOSING_SECONDS,
@@ -121,22 +122,11 @@ def train(
         refuse_early(config, ranks_from_environment().world, given)
         request = _Request(config, given, out, (), started, reserve_seconds, note_on, gather)
         return _count(request, console)
-    if config.train.init_from:
-        of = config.train.init_from
-        note = f"{of} with its tokenizer; learning rates are a tenth of the preset's unless set"
-        if rank := config.lora.rank:
-            note = f"adapters of rank {rank} for {of}, with AdamW unless set"
-        say(_of_first(console, ranks_from_environment()), f"note     fine-tuning {note}", indent=9)
-    elif config.lora.rank:
-        raise UsageError(
-            f"lora.rank = {config.lora.rank} trains adapters for a model that exists. Name it with "
-            "--from RUN, or leave lora.rank out."
-        )
-    length = config.train
-    if not (length.steps or length.tokens or length.epochs or length.minutes):
+    for hint in (_fine_tuning(config), note_on_rates(config.optim, given)):
+        if hint:
+            say(_of_first(console, ranks_from_environment()), f"note     {hint}", indent=9)
+    if limited_by_time(config) and not config.train.minutes:
         config = config.changed({"train.minutes": DEFAULT_MINUTES}, where="the default")
-    if partial := note_on_rates(config.optim, given):
-        say(_of_first(console, ranks_from_environment()), f"note     {partial}", indent=9)
     check_installed(config.train.track)
     request = _Request(config, given, out, hooks, started, reserve_seconds, note_on, gather)
     with joined(ranks_from_environment(device_name(config))) as ranks:
@@ -177,6 +167,22 @@ def resume(
     with joined(ranks_from_environment(device_name(config))) as ranks:
         console = _of_first(console, ranks)
         return resume_run(place, changes, console, started, ranks, hooks, without_hooks, where)
+
+
+def _fine_tuning(config: RunConfig) -> str:
+    """Returns a note about the model to start from; "" without one. Raises UsageError for adapters
+    without a model.
+    """
+    of, rank = config.train.init_from, config.lora.rank
+    if rank and not of:
+        raise UsageError(
+            f"lora.rank = {rank} trains adapters for a model that exists. Name it with --from RUN, "
+            "or leave lora.rank out."
+        )
+    if rank:
+        return f"fine-tuning adapters of rank {rank} for {of}, with AdamW unless set"
+    tenth = "learning rates are a tenth of the preset's unless set"
+    return f"fine-tuning {of} with its tokenizer; {tenth}" if of else ""
 
 
 def _train(request: _Request, console: Console, ranks: Ranks) -> tuple[Path, dict[str, Any]]:

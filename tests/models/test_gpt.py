@@ -654,3 +654,13 @@ def test_loss_through_hidden_equals_loss_through_logits() -> None:
     )
     wanted = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten(), reduction="sum")
     torch.testing.assert_close(total, wanted, rtol=1e-13, atol=1e-13)
+
+
+def test_the_description_names_the_parts_of_the_built_model() -> None:
+    for n_layer, words in ((1, "1 layer"), (2, "1 layer"), (3, "2 layers")):
+        config = small("modern", n_layer=n_layer)
+        assert len(GPT(config).value_embeddings) == int(words.split()[0])
+        assert config.describe().endswith(
+            f"width 12, context 11, tables of 2,3,4-grams, value embeddings in {words}"
+        )
+    assert small("gpt2").describe() == "2 layers, 2 heads, width 12, context 11"

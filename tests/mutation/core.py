@@ -21,11 +21,17 @@ PARTS: dict[str, tuple[str, ...]] = {
     "optim": ("lmsmith/optim/*.py",),
     "models": ("lmsmith/models/*.py",),
     "batches": ("lmsmith/data/batches/*.py",),
-    "checkpoint": ("lmsmith/checkpoint.py",),
+    "checkpoint": ("lmsmith/checkpoint.py", "lmsmith/weights_file.py"),
     "step": ("lmsmith/train/step.py", "lmsmith/train/state.py", "lmsmith/train/guard.py"),
     "generate": ("lmsmith/generate/*.py",),
     "evaluate": ("lmsmith/evaluate/*.py", "lmsmith/evaluate/tasks/*.py"),
-    "bpe": ("lmsmith/tokens/bpe.py", "lmsmith/tokens/bpe_train.py", "lmsmith/tokens/merge.py"),
+    "bpe": (
+        "lmsmith/tokens/bpe.py",
+        "lmsmith/tokens/bpe_train.py",
+        "lmsmith/tokens/pair_counts.py",
+        "lmsmith/tokens/vocabulary.py",
+        "lmsmith/tokens/merge.py",
+    ),
 }
 NOT_NUMERIC = ("__init__.py", "bench.py", "show.py", "subject.py")
 

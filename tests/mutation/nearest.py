@@ -16,6 +16,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "lmsmith/models/": ("tests/models", "tests/test_loss.py", "tests/generate"),
     "lmsmith/data/batches/": ("tests/data/batches", "tests/train/test_document_modes.py"),
     "lmsmith/checkpoint.py": ("tests/test_checkpoint.py", "tests/train"),
+    "lmsmith/weights_file.py": ("tests/test_weights_file.py", "tests/test_checkpoint.py"),
     "lmsmith/train/": ("tests/train",),
     "lmsmith/generate/": ("tests/generate", "tests/models"),
     "lmsmith/evaluate/": ("tests/evaluate",),

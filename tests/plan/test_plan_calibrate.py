@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from a_machine import SPEEDS
 
 from lmsmith.config import RunConfig
 from lmsmith.machine import speeds as of_machine
@@ -20,22 +21,15 @@ from lmsmith.plan.predict import predict
 from lmsmith.train import ladder as of_steps
 from lmsmith.train.ladder import seconds_of_step
 
-SPEEDS: dict[str, Any] = {
-    "products": {"float32": 1e11},
-    "by_width": {"64": 1e11, "256": 2e11},
-    "attention": 1e11,
-    "copy": 1e10,
-    "small": 5e10,
-    "exponential": 1e9,
-    "overhead": 5e-6,
-}
+RATES = ("products", "by_width", "attention", "copy", "small", "exponential", "overhead")
+MEASURED: dict[str, Any] = {name: getattr(SPEEDS, name) for name in RATES}
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LMSMITH_CACHE", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(of_machine, "measure", lambda threads: dict(SPEEDS))
+    monkeypatch.setattr(of_machine, "measure", lambda threads: dict(MEASURED))
     monkeypatch.setattr(here.OtherPrograms, "cores", lambda programs: 0.0)
     return tmp_path / "machine.json"
 

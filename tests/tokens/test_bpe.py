@@ -24,7 +24,8 @@ from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.measure import longest_tokens
 from lmsmith.tokens.split import PATTERNS
-from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
+from lmsmith.tokens.stream_decoder import StreamDecoder
+from lmsmith.tokens.tokenizer import Tokenizer
 
 every_pattern = pytest.mark.parametrize("name", PATTERNS)
 SPECIAL = "<|endoftext|>"

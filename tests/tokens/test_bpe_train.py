@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lmsmith.errors import TokenizerError
-from lmsmith.tokens import bpe_train, piece_counts
+from lmsmith.tokens import bpe_train, pair_counts, piece_counts
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import Ties, learn_bpe, learn_merges
 from lmsmith.tokens.piece_counts import MIN_MEMORY, PieceCounter
@@ -77,6 +77,27 @@ def test_small_random_texts_merge_by_merge(ties: Ties) -> None:
         ]
         pattern = PATTERNS[draw.choice(sorted(PATTERNS))]
         assert learned(texts, 60, pattern, ties) == reference(texts, 60, pattern, ties)
+
+
+def test_tables_that_grow_give_the_same_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tables that are full after the pairs of bytes, which are at most 15 * 15 here."""
+    grown: list[int] = []
+    with_room = pair_counts.Pairs.with_room
+
+    def counted(pairs: pair_counts.Pairs, n_pairs: int, n_positions: int) -> pair_counts.Pairs:
+        larger = with_room(pairs, n_pairs, n_positions)
+        grown.append(len(larger.lefts))
+        return larger
+
+    monkeypatch.setattr(pair_counts, "CAPACITY", 256)
+    monkeypatch.setattr(pair_counts.Pairs, "with_room", counted)
+    draw = random.Random(0)
+    words = ("".join(draw.choices("abcdefghijklmno", k=12)) for _ in range(400))
+    text = " ".join(words).encode()
+    pattern = PATTERNS["gpt4"]
+    assert learned([text], 120, pattern, "ids") == reference([text], 120, pattern, "ids")
+    assert grown[0] == 256
+    assert grown[-1] >= 1024
 
 
 def test_real_text_merge_by_merge(test_data: Path) -> None:

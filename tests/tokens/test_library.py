@@ -19,7 +19,8 @@ from lmsmith.errors import TokenizerError
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.library import LibraryTokenizer
-from lmsmith.tokens.tokenizer import StreamDecoder, Tokenizer
+from lmsmith.tokens.stream_decoder import StreamDecoder
+from lmsmith.tokens.tokenizer import Tokenizer
 
 ODD = [
     "", " ", "\n", "x \n ", "x\n\n  ", "if x:    return  x", "  the the quick  the", "a  <think> \n b</think>",

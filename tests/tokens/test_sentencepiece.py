@@ -16,7 +16,7 @@ from lmsmith.errors import TokenizerError
 from lmsmith.interop.vocabulary import content_of
 from lmsmith.tokens.files import load_tokenizer, save_tokenizer
 from lmsmith.tokens.spm import SentencePieceTokenizer
-from lmsmith.tokens.tokenizer import StreamDecoder
+from lmsmith.tokens.stream_decoder import StreamDecoder
 
 spm = pytest.importorskip("sentencepiece")
 tokenizers = pytest.importorskip("tokenizers")

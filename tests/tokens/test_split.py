@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiktoken_oracle import FEW, REPRESENTATIVES, encoding, pieces
 
 from lmsmith.errors import TokenizerError
-from lmsmith.tokens import split as split_module
+from lmsmith.tokens import scanner
 from lmsmith.tokens.make_unicode_classes import ask_tiktoken
 from lmsmith.tokens.specials import Specials
 from lmsmith.tokens.split import (
@@ -305,10 +305,10 @@ def test_patterns_by_name_and_by_expression(name: str) -> None:
 
 def test_ranges_that_letters_end_does_not_decode_are_letters() -> None:
     """`letters_end` recognizes them by the first byte."""
-    assert chr(0x5000).encode()[0] == split_module.IDEOGRAPHS[0]
-    assert chr(0x9FFF).encode()[0] == split_module.IDEOGRAPHS[1]
-    assert chr(0x400).encode()[0] == split_module.CYRILLIC[0]
-    assert chr(0x47F).encode()[0] == split_module.CYRILLIC[1]
+    assert chr(0x5000).encode()[0] == scanner.IDEOGRAPHS[0]
+    assert chr(0x9FFF).encode()[0] == scanner.IDEOGRAPHS[1]
+    assert chr(0x400).encode()[0] == scanner.CYRILLIC[0]
+    assert chr(0x47F).encode()[0] == scanner.CYRILLIC[1]
     assert (unicode_classes()[0x5000:0xA000] >= UPPER).all()
     assert (unicode_classes()[0x400:0x480] >= UPPER).all()
 

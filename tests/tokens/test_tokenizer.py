@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsmith.errors import TokenizerError
+from lmsmith.tokens.stream_decoder import StreamDecoder
 from lmsmith.tokens.tokenizer import (
     ByteTokenizer,
     CharTokenizer,
-    StreamDecoder,
     Tokenizer,
     WordTokenizer,
     unused_ids,

@@ -20,7 +20,8 @@ from lmsmith.models.gpt import GPT
 from lmsmith.models.sizes import GPT_SIZES as SIZES
 from lmsmith.tokens.tokenizer import CharTokenizer
 from lmsmith.train import choose
-from lmsmith.train.choose import describe, resolve
+from lmsmith.train.choose import resolve
+from lmsmith.train.describe import describe
 from lmsmith.train.device import Machine
 from lmsmith.train.request import asked
 

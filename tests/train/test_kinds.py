@@ -18,7 +18,8 @@ from lmsmith.generate.decode import continue_text
 from lmsmith.interop.exporting import export_model
 from lmsmith.models.sizes import RNN_SIZES
 from lmsmith.run_folder import load_for_use, open_run, score_validation
-from lmsmith.train.choose import describe, resolve
+from lmsmith.train.choose import resolve
+from lmsmith.train.describe import describe
 from lmsmith.train.device import Machine, survey
 from lmsmith.train.request import asked
 from lmsmith.train.start import train

@@ -2,12 +2,13 @@
 
 import datetime
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from a_machine import SPEEDS
 
 from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
@@ -15,7 +16,6 @@ from lmsmith.plan import here
 from lmsmith.plan.devices import of_machine
 from lmsmith.plan.flops import flops
 from lmsmith.plan.forecast import forecast, predicted_step, time_warning
-from lmsmith.plan.here import Measured
 from lmsmith.plan.memory import memory
 from lmsmith.plan.time import step_time
 from lmsmith.strict_json import write_json
@@ -23,19 +23,9 @@ from lmsmith.train import outcome as module
 from lmsmith.train.outcome import counted_flops, outcome
 
 CPU = torch.device("cpu")
-SPEEDS = Measured(
-    name=here.name(),
-    threads=2,
-    date=datetime.date.today().isoformat(),
-    memory=8e9,
-    products={"float32": 1e11},
-    by_width={"64": 1e11, "256": 2e11},
-    attention=1e11,
-    copy=1e10,
-    small=5e10,
-    exponential=1e9,
-    overhead=5e-6,
-)
+HERE = replace(
+    SPEEDS, name=here.name(), threads=2, date=datetime.date.today().isoformat()
+)  # as if this machine had been measured today
 
 
 def config_of(name: str = "gpt2", **changes: Any) -> RunConfig:
@@ -56,7 +46,7 @@ def config_of(name: str = "gpt2", **changes: Any) -> RunConfig:
 @pytest.fixture
 def known_speeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LMSMITH_CACHE", str(tmp_path))
-    write_json(tmp_path / "machine.json", asdict(SPEEDS))
+    write_json(tmp_path / "machine.json", asdict(HERE))
 
 
 def test_measured_after_training_beside_the_forecast() -> None:
@@ -121,7 +111,7 @@ def test_other_objectives_are_not_measured_as_text(objective: str) -> None:
 @pytest.mark.usefixtures("known_speeds")
 def test_seconds_are_predicted_from_measured_speeds() -> None:
     config = config_of()
-    expected = step_time(config, of_machine(SPEEDS)).seconds
+    expected = step_time(config, of_machine(HERE)).seconds
     found = forecast(config, gpu=False)
     assert found["seconds_per_step"] == expected
     assert found["seconds"] == 1000 * expected
