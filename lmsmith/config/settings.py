@@ -224,7 +224,7 @@ def nearest(name: str, known: Mapping[str, Any]) -> str:
     like, in any section.
     """
     meant, _, value = synonyms.option(name, known).partition(" ")
-    if meant:
+    if meant in known:  # it can also be a sentence about the command line
         return f" Did you mean {meant!r}" + (f" = {value!r}?" if value else "?")
     word = name.rpartition(".")[2]
     by_word = {full.rpartition(".")[2]: full for full in reversed(list(known))}

@@ -210,6 +210,12 @@ def _axes(axes: Mapping[str, Any], path: Path) -> dict[str, list[Any]]:
             raise ConfigError(
                 f"{path}: the axis {name!r} is {values!r}: expected a list of one or more values."
             )
+        if any(isinstance(value, dict) for value in values):
+            raise ConfigError(
+                f"{path}: the axis {name!r} has tables as values: expected values of one setting. "
+                "Name combinations of settings in [arms]. With [axes] too, each arm is run at each "
+                "point of the grid."
+            )
     return found
 
 

@@ -22,6 +22,7 @@ from lmsmith.config import (
     settings,
 )
 from lmsmith.config.aliases import RENAMED
+from lmsmith.config.synonyms import _SENTENCES
 from lmsmith.errors import ConfigError
 from lmsmith.models.gpt_config import GPTConfig
 from lmsmith.models.rnn_config import RNNConfig
@@ -335,6 +336,16 @@ def test_unknown_settings_suggest_the_nearest(unknown: str, meant: str) -> None:
 def test_a_setting_without_a_similar_one_points_to_the_help() -> None:
     with pytest.raises(ConfigError, match="`lmsmith train --help` lists them all"):
         RunConfig().changed({"xyzzy": 1}, where="r.toml")
+
+
+@pytest.mark.parametrize(
+    "name", [word for names in _SENTENCES[""] for word in names.split() if word.isidentifier()]
+)
+def test_sentences_about_the_command_line_are_not_suggested_as_settings(name: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        RunConfig().changed({name: 1}, where="r.toml")
+    meant = re.search(r"Did you mean '(.+?)'", str(error.value))
+    assert meant is None or meant[1] == "preset" or "." in meant[1]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,10 @@ ARMS = '[axes]\n"model.norm_placement" = ["pre", "post"]\n'
         (GOOD + '[axes]\n"model.norm_place" = ["pre"]', "model.norm_placement"),
         (GOOD + '[axes]\n"model.n_layer" = []', "the axis 'model.n_layer' is .*one or more values"),
         (GOOD + '[axes]\n"model.n_layer" = 3', "expected a list"),
+        (
+            GOOD + "[axes]\nmodel = [{n_layer = 1}, {n_layer = 2}]",
+            "'model' has tables .* in .arms.",
+        ),
         (GOOD + '[axes]\n"model.n_layer" = [2, 0]', "arm 'n_layer=0'"),
         (GOOD + '[axes]\n"model.n_layer" = [2, 2]', "have the same settings"),
         (GOOD.replace("seeds = 3", "seeds = 1") + ARMS, "one seed cannot tell"),
