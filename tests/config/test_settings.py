@@ -462,7 +462,8 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
         int: some.integers(1, 2**40),
         float: shares(high=1e6, exclude_min=True),
         bool: some.booleans(),
-        str: some.text(),
+        # "none" and "auto" mean an empty text where they are words for it.
+        str: some.text().filter(lambda text: text not in {leaf.zero for leaf in EVERY.values()}),
         tuple[str, ...]: some.lists(some.text()).map(tuple),
         tuple[int, ...]: some.sets(some.integers(2, 8)).map(sorted).map(tuple),
         tuple[Literal["tensorboard", "wandb"], ...]: some.lists(
