@@ -52,6 +52,7 @@ class CpuDecoder:
         """`n_rows`: tokens that one step reads, if more than one per slot. `prefix_bytes`: memory
         for prefixes that prompts share (`prefix.py`).
         """
+        kernels.compile_ahead(later=["soft-cap"] if model.config.logit_softcap else [])
         self.prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         config = model.config
         # As many threads as PyTorch has: a run or a test may have lowered them.

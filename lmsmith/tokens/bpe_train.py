@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
-from numba import njit
 
 from lmsmith.errors import TokenizerError
+from lmsmith.tokens import ahead
 from lmsmith.tokens.bpe import BpeTokenizer
-from lmsmith.tokens.compiled import kernel
+from lmsmith.tokens.compiled import inner, kernel
 from lmsmith.tokens.piece_counts import PieceCounter, PieceCounts, Text
 from lmsmith.tokens.printable import gpt2_byte_order
 from lmsmith.tokens.specials import Specials
@@ -63,6 +63,7 @@ def learn_bpe(
     Raises TokenizerError for a vocabulary without room for the bytes and special tokens, for empty
     or duplicate special tokens, and for a `max_memory` that is too small.
     """
+    compile_ahead()
     pattern = pattern_of(pattern) if isinstance(pattern, str) else pattern
     n_merges = check_vocabulary(vocab_size, special_tokens)
     counting = None if progress is None else (lambda n_bytes: progress("count", n_bytes, 0))
@@ -90,6 +91,13 @@ def learn_bpe(
         tokens.append(first + second)
     specials = {special: len(tokens) + k for k, special in enumerate(special_tokens)}
     return BpeTokenizer([*tokens, *[None] * len(specials)], merges, pattern, specials)
+
+
+def compile_ahead() -> None:
+    """Starts to compile what learning and encoding need, in other processes, if it is not on
+    disk.
+    """
+    ahead.begin("split", "count", "learn", later=("cut", "encode"))
 
 
 def check_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> int:
@@ -345,7 +353,10 @@ def _learn(symbols, piece_of, piece_counts, order, by_bytes, merges, state):
                 n_heap = _push(heap, bounds, n_heap, pair, counts[pair], ties)
 
 
-@njit
+ahead.part("learn", 3.5, _learn)
+
+
+@inner
 def _longer(array, length):
     """Returns a copy of `array` with `length` elements; the added ones are uninitialized."""
     longer = np.empty(length, array.dtype)
@@ -354,7 +365,7 @@ def _longer(array, length):
     return longer
 
 
-@njit
+@inner
 def _empty_slot(index, left, right):
     slot = (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(index) - 1)
     while index[slot] >= 0:
@@ -362,7 +373,7 @@ def _empty_slot(index, left, right):
     return slot
 
 
-@njit
+@inner
 def _find_pair(index, lefts, rights, left, right):
     slot = (np.int64(left) << 32 | np.int64(right)) * _MULTIPLY >> 32 & (len(index) - 1)
     while True:
@@ -372,7 +383,7 @@ def _find_pair(index, lefts, rights, left, right):
         slot = (slot + 1) & (len(index) - 1)
 
 
-@njit
+@inner
 def _before(a, b, ties):
     """Returns whether pair `a` is merged before the equally frequent pair `b`."""
     lefts, rights, order, by_bytes, token_bytes, token_starts, token_lengths = ties
@@ -390,7 +401,7 @@ def _before(a, b, ties):
     return token_lengths[one] > token_lengths[other]
 
 
-@njit
+@inner
 def _push(heap, bounds, n, pair, bound, ties):
     k = n
     while k > 0:
@@ -405,7 +416,7 @@ def _push(heap, bounds, n, pair, bound, ties):
     return n + 1
 
 
-@njit
+@inner
 def _pop(heap, bounds, n, ties):
     n -= 1
     pair, bound = np.int64(heap[n]), bounds[n]

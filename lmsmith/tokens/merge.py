@@ -20,9 +20,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from lmsmith.tokens.compiled import address, kernel, load8, load32, load64, store32, store64
+from lmsmith.tokens import ahead
+from lmsmith.tokens.compiled import (
+    address,
+    inner,
+    kernel,
+    load8,
+    load32,
+    load64,
+    store32,
+    store64,
+)
 from lmsmith.tokens.piece_table import (
     ADDRESS,
     BLOCK,
@@ -297,7 +306,7 @@ def _put(padded, starts, stops, ids, slots, arena, used):
             k += 1
 
 
-@njit
+@inner
 def _merge(at, length, byte_ids, byte_pairs, pairs, ids, values):
     """Merges a short piece into ids[:n] and returns n. values[k] is the value of the pair (k, k +
     1).
@@ -329,7 +338,7 @@ def _merge(at, length, byte_ids, byte_pairs, pairs, ids, values):
             )
 
 
-@njit
+@inner
 def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
     """Like `_merge`, for a long piece: O(n log n)."""
     values = np.empty(length, dtype=np.int64)
@@ -368,7 +377,7 @@ def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
     return n
 
 
-@njit
+@inner
 def _push(heap, n, key):
     k = n
     while k > 0 and heap[(k - 1) >> 1] > key:
@@ -378,7 +387,7 @@ def _push(heap, n, key):
     return n + 1
 
 
-@njit
+@inner
 def _pop(heap, n):
     n -= 1
     key, k = heap[n], 0
@@ -397,7 +406,7 @@ def _pop(heap, n):
 # ---- the table of pairs --------------------------------------------------------------------------
 
 
-@njit
+@inner
 def pair_value(pairs, left, right):
     """Returns the value of the pair of ids (left, right); `NONE` if it does not merge."""
     key = left << 32 | right
@@ -453,3 +462,6 @@ def _decode(ids, token_bytes, starts, out):
         for offset in range(0, length, 8):  # the next token overwrites excess bytes
             store64(to + offset, load64(source + starts[i] + offset))
         to += length
+
+
+ahead.part("encode", 2.3, _encode, _fill_pairs, _look_up, _decode)

@@ -28,11 +28,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from lmsmith.errors import TokenizerError
+from lmsmith.tokens import ahead
 from lmsmith.tokens.compiled import (
     address,
+    inner,
     kernel,
     load8,
     load32,
@@ -209,6 +210,9 @@ def _split(padded, starts, stops, classes, family, max_digits, space_tail, ends,
         first_pieces[i + 1] = n_pieces
 
 
+ahead.part("split", 2.4, _split)
+
+
 def parts_of(
     text: bytes, size: int, pattern: Pattern, specials: Specials = NO_SPECIALS
 ) -> Iterator[memoryview]:
@@ -293,10 +297,13 @@ def _last_cut(text, start, stop, classes):
     return 0
 
 
+ahead.part("cut", 0.8, _last_cut)
+
+
 # ---- one piece, any text -------------------------------------------------------------------------
 
 
-@njit
+@inner
 def piece_end(at, end, table, family, max_digits, space_tail):
     """Returns the address where the piece that starts at the address `at` ends."""
     byte = load8(at)
@@ -371,7 +378,7 @@ CYRILLIC = 0xD0, 0xD1  # range of the first of two bytes: U+0400 to U+047F
 _S, _D, _M, _T, _L, _V, _E, _R = map(ord, "sdmtlver")
 
 
-@njit
+@inner
 def contraction(at, any_case):
     """Returns the length in bytes of 's 'd 'm 't 'll 've 're at an apostrophe; 0 if there is none.
 
@@ -389,7 +396,7 @@ def contraction(at, any_case):
     return 0
 
 
-@njit
+@inner
 def letters_end(at, table):
     while True:
         four = load32(at)
@@ -406,7 +413,7 @@ def letters_end(at, table):
             at += char >> 8
 
 
-@njit
+@inner
 def numbers_end(at, table, max_digits):
     char = char_at(at, table)
     while char & 255 == NUMBER and max_digits > 0:
@@ -416,7 +423,7 @@ def numbers_end(at, table, max_digits):
     return at
 
 
-@njit
+@inner
 def others_end(at, end, table):
     char = char_at(at, table)
     while at < end and (char & 255 == OTHER or char & 255 == MARK):  # the padding is "other" too
@@ -425,7 +432,7 @@ def others_end(at, end, table):
     return at
 
 
-@njit
+@inner
 def cased_word_end(at, table):
     """Returns the end of a word in o200k's pattern: upper case, then lower case; caseless letters
     and marks are in both classes.
@@ -449,7 +456,7 @@ def cased_word_end(at, table):
     return at
 
 
-@njit
+@inner
 def char_at(at, table):
     """Returns the character at an address: its class plus 256 times its length in bytes. Bytes that
     are not UTF-8 are OTHER, of length 1.
@@ -483,7 +490,7 @@ def char_at(at, table):
 # ---- many pieces, ASCII --------------------------------------------------------------------------
 
 
-@njit
+@inner
 def piece_starts(at, end, family, max_digits):
     """Mask of the positions where pieces start after `at`, within the 64 bytes from `at`. A piece
     must start at `at`. 0 if no start is certain.

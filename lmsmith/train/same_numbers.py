@@ -87,6 +87,7 @@ def same_numbers(
                     read(before, state)
                 use_threads(n, threads[1])
                 numbers = train_step(replica, batches, step, n_steps)
+                release_freed_memory()  # the evaluation needs blocks of other sizes
                 scored = score()
                 values = [torch.tensor([*numbers.values(), scored], dtype=torch.float64)]
                 found.append(digest(values + state))
@@ -96,7 +97,7 @@ def same_numbers(
             replica.optimizers.clear()
             read(before, state)
             use_threads(threads[1], threads[1])
-            release_freed_memory()  # the other number of threads has buffers of other sizes
+            release_freed_memory()
     return found[0] == found[1]
 
 
