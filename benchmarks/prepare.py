@@ -33,6 +33,7 @@ class Run:
     work: float
     n_tokens: int
     memory: float  # MB
+    cpu: float  # seconds of all processes
 
 
 def main() -> None:
@@ -85,12 +86,12 @@ def run(command: list[str]) -> Run:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
-    peak = [0]
+    peak, cpu = [0], dict[int, float]()
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.1):
-            peak[0] = max(peak[0], memory(process.pid))
+            peak[0] = max(peak[0], memory(process.pid, cpu))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -101,11 +102,13 @@ def run(command: list[str]) -> Run:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
     result = json.loads(out.strip().splitlines()[-1])
-    return Run(seconds, result["work"], result["n_tokens"], peak[0] / 1e6)
+    return Run(seconds, result["work"], result["n_tokens"], peak[0] / 1e6, sum(cpu.values()))
 
 
-def memory(root: int) -> int:
-    """Bytes of memory used by a process and all its descendants."""
+def memory(root: int, cpu: dict[int, float]) -> int:
+    """Bytes of memory used by a process and all its descendants. Writes the processor time of each
+    to `cpu`, in seconds.
+    """
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -121,6 +124,8 @@ def memory(root: int) -> int:
     for process in ours:
         try:
             lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            cpu[process] = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
         except OSError:
             continue
         total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
@@ -129,18 +134,21 @@ def memory(root: int) -> int:
 
 def table(runs: dict[str, list[Run]], megabytes: float) -> None:
     first = None
-    print("| | whole command | MB/s | times | without start | MB/s | times | memory | tokens |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| | whole command | MB/s | times | without start | MB/s | times | memory | tokens | CPU |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, entries in runs.items():
-        whole, work = (
-            statistics.median(getattr(each, kind) for each in entries) for kind in ("whole", "work")
+        whole, work, cpu = (
+            statistics.median(getattr(each, kind) for each in entries)
+            for kind in ("whole", "work", "cpu")
         )
         peak = max(each.memory for each in entries)
         first = first or (whole, work)
         print(
             f"| {name} | {whole:.2f} s | {megabytes / whole:.1f} | {whole / first[0]:.2f} "
             f"| {work:.2f} s | {megabytes / work:.1f} | {work / first[1]:.2f} | {peak:.0f} MB "
-            f"| {entries[0].n_tokens:,} |"
+            f"| {entries[0].n_tokens:,} | {cpu:.2f} s |"
         )
     print()
 

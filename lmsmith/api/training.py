@@ -206,6 +206,9 @@ def demo(
     `progress` and `started`: as in `train`.
     """
     started = time.monotonic() if started is None else started
+    from lmsmith.tokens.bpe_train import compile_ahead
+
+    compile_ahead()  # while torch is imported
     from lmsmith.demo import demo as tour
 
     with showing(progress) as console:

@@ -23,6 +23,7 @@ from lmsmith.cli.grammar import (
     settings_given,
 )
 from lmsmith.cli.runs import _making
+from lmsmith.cli.use import compile_ahead
 from lmsmith.config import settings
 from lmsmith.errors import LmsmithError
 
@@ -186,6 +187,7 @@ def _show_masks(options: argparse.Namespace, console: Console, template: str) ->
 
 
 def _chat(options: argparse.Namespace, console: Console, started: float) -> int:
+    compile_ahead()
     from lmsmith.chat.prepare import own_speaker
     from lmsmith.chat.session import Chat
     from lmsmith.generate.sampling import Sampling

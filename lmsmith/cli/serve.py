@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lmsmith.cli.grammar import Verbs, at_least_one
+from lmsmith.cli.use import compile_ahead
 from lmsmith.errors import UsageError
 
 KEY = "LMSMITH_API_KEY"
@@ -105,6 +106,7 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace, console: Console, started: float) -> int:
+    compile_ahead(later=["report"])
     from lmsmith.serve.options import Options, serve
     from lmsmith.serve.sampling import Limits
 

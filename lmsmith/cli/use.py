@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +154,19 @@ def _add_decoding(generate: argparse.ArgumentParser) -> None:
     )
 
 
+def compile_ahead(*, later: Sequence[str] = ()) -> None:
+    """Starts to compile what generating needs, if it is not on disk, while torch is imported.
+    `later`: parts that are needed afterwards.
+    """
+    from lmsmith.generate import kernels
+    from lmsmith.tokens import merge  # names the part "encode", and imports that of "split"
+
+    assert merge
+    kernels.compile_ahead("split", "encode", later=["soft-cap", *later])
+
+
 def _generate(options: argparse.Namespace, console: Console, started: float) -> int:
+    compile_ahead()
     from lmsmith.tokens.control import check_control
 
     special_tokens: api.SpecialTokens = "control" if options.special_tokens else "text"

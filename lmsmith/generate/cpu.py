@@ -35,7 +35,7 @@ from lmsmith.generate.cpu_layers import Layer, Linear, Rounding, norm_of, number
 from lmsmith.generate.prefix import PrefixCache
 from lmsmith.generate.prompts import PASS_TOKENS, CpuPrompt, open_prompt, plan_pass
 from lmsmith.generate.vectors import padded
-from lmsmith.generate.weights import arithmetic
+from lmsmith.generate.weights import arithmetic, has_int8
 from lmsmith.machine.threads import StepThreads
 from lmsmith.models.attention import State
 from lmsmith.models.gpt import GPT, Block
@@ -53,6 +53,10 @@ class CpuDecoder:
         """`n_rows`: tokens that one step reads, if more than one per slot. `prefix_bytes`: memory
         for prefixes that prompts share (`prefix.py`).
         """
+        kernels.compile_ahead(
+            *(["int8"] if has_int8(model) else []),
+            later=["soft-cap"] if model.config.logit_softcap else [],
+        )
         self.prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         config = model.config
         # As many threads as PyTorch has: a run or a test may have lowered them.

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 
-from lmsmith.tokens.compiled import intrinsic, kernel
+from lmsmith.tokens import ahead
+from lmsmith.tokens.compiled import inner, intrinsic, kernel
 
 NOT_NUMBERS, NONE_LEFT = -1, -2  # instead of an id: NaN or +inf; all are -inf
+_DRAWN = -3  # the id is drawn
 
 _GROUPS = 1024  # of numbers; group j holds the ids j, j + 1024, j + 2048 ...
 _BUCKETS = 1024
@@ -52,7 +53,7 @@ def _float_of(typing_context, bits):
     return types.float64(types.int64), generate
 
 
-@numba.njit
+@inner
 def _exp(x):
     """exp(x) for x <= 0, within 2 units in the last place; 0 below -708.
 
@@ -86,7 +87,7 @@ def _small(V: int) -> int:
     return max(_GROUPS, _BUCKETS, V // _BLOCK + 1)
 
 
-@numba.njit
+@inner
 def _n_nan(z):
     n = 0
     for i in range(len(z)):
@@ -94,12 +95,13 @@ def _n_nan(z):
     return n
 
 
-@numba.njit
+@inner
 def _maxima(z, maxima):
     """The largest number of each group, and of all."""
     n = min(len(z), _GROUPS)
     maxima[:] = -np.inf
-    maxima[:n] = z[:n]
+    for j in range(n):  # an assignment of slices takes a second longer to compile
+        maxima[j] = z[j]
     for begin in range(_GROUPS, len(z), _GROUPS):
         part = z[begin : begin + _GROUPS]
         for j in range(len(part)):
@@ -110,7 +112,7 @@ def _maxima(z, maxima):
     return top
 
 
-@numba.njit
+@inner
 def _least_finite(z):
     least = np.inf
     for i in range(len(z)):
@@ -118,7 +120,7 @@ def _least_finite(z):
     return least
 
 
-@numba.njit
+@inner
 def _cut(z, weights, top, width, target, masses):
     """The smallest set of the largest z whose weights add up to `target`: (cut, last).
 
@@ -139,29 +141,54 @@ def _cut(z, weights, top, width, target, masses):
         if _bucket(z[i], top, scale) == bucket:
             members[n] = i
             n += 1
-    members = members[:n]
-    order = members[np.argsort(-z[members], kind="mergesort")]
-    last = 0
-    while last < n - 1:
-        mass += weights[order[last]]
+    if n == 0:  # rounding: all weights together are below the target
+        return -np.inf, 0
+    # A heap instead of `np.argsort`, which takes a second longer to compile.
+    for k in range(n // 2 - 1, -1, -1):
+        _sift(z, members, k, n)
+    while n > 1:
+        mass += weights[members[0]]
         if mass >= target:
             break
-        last += 1
-    return z[order[last]], order[last]
+        n -= 1
+        members[0] = members[n]
+        _sift(z, members, 0, n)
+    last = members[0]
+    return z[last], last
 
 
-@numba.njit
+@inner
+def _sift(z, heap, k, n):
+    """Moves heap[k] down to its place: the largest z is on top, of equal ones the lowest id."""
+    moved = heap[k]
+    while 2 * k + 1 < n:
+        child = 2 * k + 1
+        if child + 1 < n and _is_before(z, heap[child + 1], heap[child]):
+            child += 1
+        if _is_before(z, moved, heap[child]):
+            break
+        heap[k] = heap[child]
+        k = child
+    heap[k] = moved
+
+
+@inner
+def _is_before(z, i, j):
+    return (z[i] > z[j]) | ((z[i] == z[j]) & (i < j))
+
+
+@inner
 def _bucket(number, top, scale):
     place = (top - number) * scale
     return int(place if place < _BUCKETS - 1 else _BUCKETS - 1)
 
 
-@numba.njit
+@inner
 def _is_kept(number, i, cut, last):
     return (number > cut) | ((number == cut) & (i <= last))
 
 
-@numba.njit
+@inner
 def _largest(z, k, top, maxima, masses, weights, ids, kept):
     """The k largest of z, in the order of their ids; of equal ones the lower ids.
 
@@ -172,7 +199,7 @@ def _largest(z, k, top, maxima, masses, weights, ids, kept):
     if k <= min(len(z), _GROUPS) // 2:
         groups = maxima[: min(len(z), _GROUPS)]
         width = top - _least_finite(groups)
-        bound, _ = _cut(groups, weights, top, width, k, masses)
+        bound, _ = _cut(groups, weights, top, width, float(k), masses)
         least = bound
     if least == -np.inf:
         least = _least_finite(z)
@@ -181,7 +208,7 @@ def _largest(z, k, top, maxima, masses, weights, ids, kept):
         if z[i] >= bound:
             ids[n], kept[n] = i, z[i]
             n += 1
-    cut, last = _cut(kept[:n], weights, top, top - least, k, masses)
+    cut, last = _cut(kept[:n], weights, top, top - least, float(k), masses)
     m = 0
     for i in range(n):
         if _is_kept(kept[i], i, cut, last):
@@ -189,7 +216,7 @@ def _largest(z, k, top, maxima, masses, weights, ids, kept):
             m += 1
 
 
-@numba.njit
+@inner
 def _block_sum(e, lanes):
     """The sum of at most 512 numbers: in 64 lanes, then pairwise."""
     lanes[:] = 0.0
@@ -206,7 +233,7 @@ def _block_sum(e, lanes):
     return lanes[0]
 
 
-@numba.njit
+@inner
 def _total(e, sums, lanes):
     """The sum of e; `sums` gets that of each block."""
     total = 0.0
@@ -216,13 +243,13 @@ def _total(e, sums, lanes):
     return total
 
 
-@numba.njit
+@inner
 def _exponentials(z, top, temperature, e):
     for i in range(len(z)):
         e[i] = _exp((z[i] - top) / temperature)
 
 
-@numba.njit
+@inner
 def _keep_top_p(z, e, top, temperature, share, total, masses):
     """Sets e to zero outside the smallest set of the largest z that has `share` of the total."""
     # Numbers with e below this floor together have less than what may be dropped.
@@ -235,7 +262,7 @@ def _keep_top_p(z, e, top, temperature, share, total, masses):
         e[i] = e[i] if _is_kept(z[i], i, cut, last) else 0.0
 
 
-@numba.njit
+@inner
 def _draw(e, u, total, sums):
     """The first position at which the running sum exceeds u times the total."""
     threshold, running, block = u * total, 0.0, 0
@@ -252,12 +279,28 @@ def _draw(e, u, total, sums):
     return last  # the block's sum in another order was larger in its last bits
 
 
-@numba.njit
+@inner
 def _first(z, top):
     for i in range(len(z)):
         if z[i] == top:
             return i
     return -1
+
+
+@inner
+def _without_draw(z, top, temperature, p):
+    """An error, the most likely id at temperature 0, or _DRAWN. Sets p to zero, or to one there."""
+    if _n_nan(z) or top == np.inf:
+        return NOT_NUMBERS
+    if top == -np.inf:
+        return NONE_LEFT
+    p[:] = 0.0
+    if temperature != 0:
+        return _DRAWN
+    best = _first(z, top)
+    if len(p):
+        p[best] = 1.0
+    return best
 
 
 class Scratch:
@@ -268,13 +311,40 @@ class Scratch:
         self.work = np.empty((2, V)), np.empty(V, np.int64), np.empty((4, _small(V)))
 
 
-@kernel
 def choose(z, work, temperature, top_k, top_p, min_p, u, p):
     """The id of one row z (V) of logits, or NOT_NUMBERS or NONE_LEFT.
 
     `u` is a uniform number. If p (V) is not empty, it gets the probabilities, and the id returned
     has no meaning unless it is negative.
     """
+    # Two functions, so that the first text without top-k and top-p need not wait for the compiler.
+    if 0 < top_k < len(z) or top_p < 1 or min_p > 0:
+        return _choose_filtered(z, work, temperature, top_k, top_p, min_p, u, p)
+    return _choose(z, work, temperature, u, p)
+
+
+@kernel
+def _choose(z, work, temperature, u, p):
+    """`choose` without filters."""
+    numbers, _, small = work
+    e, maxima, sums, lanes = numbers[0], small[0, :_GROUPS], small[2], small[3, :_LANES]
+    top = _maxima(z, maxima)
+    id = _without_draw(z, top, temperature, p)
+    if id != _DRAWN:
+        return id
+    _exponentials(z, top, temperature, e)
+    total = _total(e, sums, lanes)
+    for i in range(len(p)):
+        p[i] = e[i] / total
+    return _draw(e, u, total, sums)
+
+
+ahead.part("sampling", 0.9, _choose)
+
+
+@kernel
+def _choose_filtered(z, work, temperature, top_k, top_p, min_p, u, p):
+    """`choose` with top-k, top-p or min-p."""
     numbers, ids, small = work
     e, kept = numbers[0], numbers[1]
     maxima, masses, sums, lanes = (
@@ -284,16 +354,9 @@ def choose(z, work, temperature, top_k, top_p, min_p, u, p):
         small[3, :_LANES],
     )
     top = _maxima(z, maxima)
-    if _n_nan(z) or top == np.inf:
-        return NOT_NUMBERS
-    if top == -np.inf:
-        return NONE_LEFT
-    p[:] = 0.0
-    if temperature == 0:
-        best = _first(z, top)
-        if len(p):
-            p[best] = 1.0
-        return best
+    id = _without_draw(z, top, temperature, p)
+    if id != _DRAWN:
+        return id
     filtered = 0 < top_k < len(z)
     if filtered:
         _largest(z, top_k, top, maxima, masses, e, ids, kept)
@@ -309,6 +372,9 @@ def choose(z, work, temperature, top_k, top_p, min_p, u, p):
         p[ids[i] if filtered else i] = e[i] / total
     drawn = _draw(e, u, total, sums)
     return ids[drawn] if filtered else drawn
+
+
+ahead.part("filters", 2.3, _choose_filtered)
 
 
 @kernel
@@ -331,3 +397,6 @@ def largest(z, work, k):
     maxima, masses = small[0, :_GROUPS], small[1, :_BUCKETS]
     _largest(z, k, _maxima(z, maxima), maxima, masses, numbers[0], ids, numbers[1])
     return ids[:k].copy()
+
+
+ahead.part("report", 1.3, log_normalizer, largest)

@@ -16,14 +16,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
 
 from lmsmith.generate.kernels import finish, parallel_kernel
 from lmsmith.generate.vectors import MatrixRows, prefetch
-from lmsmith.tokens.compiled import intrinsic
+from lmsmith.tokens import ahead
+from lmsmith.tokens.compiled import inner, intrinsic
 
 PAIRS = 32
 """Numbers that are multiplied at once; their products are added in pairs, into 16 lanes."""
@@ -54,10 +54,10 @@ def _dots(n_rows: int, n_vectors: int, n_pieces: int = 1) -> Any:
             _, row, _, vector, width, _ = arguments
             rows = [W.at(builder.add(row, _I64(q))) for q in range(n_rows)]
             inputs = [X.at(builder.add(vector, _I64(r))) for r in range(n_vectors)]
-            ahead = [W.at(builder.add(row, _I64(n_rows + q))) for q in range(n_rows)]
+            following = [W.at(builder.add(row, _I64(n_rows + q))) for q in range(n_rows)]
             if n_vectors == 1:
-                ahead = []
-            sums = _loop(builder, rows, ahead, inputs, width, n_pieces)
+                following = []
+            sums = _loop(builder, rows, following, inputs, width, n_pieces)
             for r in range(n_vectors):
                 target = Y.at(builder.add(vector, _I64(r)))
                 for q in range(n_rows):
@@ -71,7 +71,12 @@ def _dots(n_rows: int, n_vectors: int, n_pieces: int = 1) -> Any:
 
 
 def _loop(
-    builder: Any, rows: list[Any], ahead: list[Any], inputs: list[Any], width: Any, n_pieces: int
+    builder: Any,
+    rows: list[Any],
+    following_rows: list[Any],
+    inputs: list[Any],
+    width: Any,
+    n_pieces: int,
 ) -> list[list[Any]]:
     """The loop over the width; gives the lanes' sums [row][vector]."""
     lanes = ir.VectorType(_I32, _LANES)
@@ -94,7 +99,9 @@ def _loop(
                 total.add_incoming(zero, before)
                 added = builder.add(total, _products_in_pairs(builder, w, x))
                 total.add_incoming(added, body)
-        for row in ahead:  # the next rows come while these are multiplied with the other vectors
+        for (
+            row
+        ) in following_rows:  # the next rows come while these are multiplied with the other vectors
             prefetch(builder, builder.gep(row, [place]))
     following = builder.add(at, _I64(n_pieces * PAIRS))
     at.add_incoming(following, body)
@@ -153,7 +160,7 @@ dots_4x2 = _dots(4, 2)
 dots_4x4 = _dots(4, 4)
 
 
-@numba.njit
+@inner
 def rounded(x, B, width, vectors, steps):
     """Rounds x[b] to multiples of steps[b]: vectors[b, :width] are int16.
 
@@ -180,7 +187,7 @@ def rounded(x, B, width, vectors, steps):
         vectors[b, n:width] = 0
 
 
-@numba.njit
+@inner
 def _products(matrix, scale, bias, vectors, steps, B, begin, end, products, y, add):
     """y[:B, begin:end] = (or +=) matrix[begin:end] @ vectors[b] * steps[b] * scale + bias."""
     width = matrix.shape[1]
@@ -221,9 +228,13 @@ def linear_int8(matrix, scale, bias, x, B, vectors, steps, products, y, add):
     N, width = matrix.shape
     rounded(x, B, width, vectors, steps)
     if matrix.size < _SERIAL:
-        _products(matrix, scale, bias, vectors, steps, B, 0, N, products, y, add)
+        # Types as below, so that Numba compiles the products once.
+        _products(matrix, scale, bias, vectors, steps, B, np.int64(0), N, products, y, add)
         return
     for piece in prange((N + _ROWS - 1) // _ROWS):
-        begin = piece * _ROWS
+        begin = np.int64(piece) * _ROWS
         end = min(N, begin + _ROWS)
         _products(matrix, scale, bias, vectors, steps, B, begin, end, products, y, add)
+
+
+ahead.part("int8", 2.0, linear_int8)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numba
 import numpy as np
@@ -27,7 +28,8 @@ from lmsmith.generate.vectors import (
     dots_4x4,
     float32_of_bits,
 )
-from lmsmith.tokens.compiled import kernel
+from lmsmith.tokens import ahead
+from lmsmith.tokens.compiled import inner, kernel
 
 _ROWS = 32  # of a matrix, per piece of parallel work
 _SERIAL = 1 << 15  # a matrix with fewer elements is not worth a second thread
@@ -40,7 +42,7 @@ NORMS = {"none": 0, "layernorm": 1, "rmsnorm": 2}
 ACTIVATIONS = {"gelu": 0, "gelu-tanh": 1, "silu": 2, "relu2": 3, "swiglu": 4, "geglu": 5}
 
 
-@numba.njit
+@inner
 def _products(matrix, scale, bias, x, B, begin, end, products, y, add):
     """y[:B, begin:end] = (or +=) matrix[begin:end] @ x[b] * scale + bias."""
     width = matrix.shape[1]
@@ -63,7 +65,7 @@ def _products(matrix, scale, bias, x, B, begin, end, products, y, add):
     finish(scale, bias, B, begin, end, products, y, add)
 
 
-@numba.njit
+@inner
 def finish(scale, bias, B, begin, end, products, y, add):
     """y[:B, begin:end] = (or +=) products * scale + bias."""
     for b in range(B):
@@ -88,10 +90,11 @@ def linear(matrix, scale, bias, x, B, products, y, add):
     """
     N = matrix.shape[0]
     if matrix.size < _SERIAL:
-        _products(matrix, scale, bias, x, B, 0, N, products, y, add)
+        # Types as below, so that Numba compiles the products once.
+        _products(matrix, scale, bias, x, B, np.int64(0), N, products, y, add)
         return
     for piece in prange((N + _ROWS - 1) // _ROWS):
-        begin = piece * _ROWS
+        begin = np.int64(piece) * _ROWS
         _products(matrix, scale, bias, x, B, begin, min(N, begin + _ROWS), products, y, add)
 
 
@@ -121,7 +124,7 @@ def norm(x, y, B, D, kind, eps, gain, bias, ones, scratch):
                 y[b, i] += bias[i]
 
 
-@numba.njit
+@inner
 def _rms_norm(x, eps):
     """x / sqrt(mean(x²) + eps), in place."""
     total = x[0] * 0
@@ -207,7 +210,7 @@ def attend(q, B, K, positions, slots, scale, keys, values, scores, y):
             out[i] /= total
 
 
-@numba.njit
+@inner
 def _exp32(x):
     """exp in float32 without branches, for loops that the compiler turns into vectors.
 
@@ -252,19 +255,19 @@ def _like_of(x, number):
     return lambda x, number: np.float64(number)
 
 
-@numba.njit
+@inner
 def _sigmoid(x):
     one = _like(x, 1)
     return one / (one + _exp(-x))
 
 
-@numba.njit
+@inner
 def _gelu_tanh(x):
     """x/2 (1 + tanh(u)) = x sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3)."""
     return x * _sigmoid(x * (_like(x, _ROOT) + _like(x, _ROOT * 0.044715) * x * x))
 
 
-@numba.njit
+@inner
 def _gelu(x):
     half, root = _like(x, 0.5), _like(x, 0.7071067811865476)
     return half * x * (_like(x, 1) + math.erf(x * root))
@@ -311,3 +314,19 @@ def soft_cap(logits, B, V, cap):
         for i in range(len(part)):
             u = part[i] / cap
             part[i] = cap * (_like(u, 2) * _sigmoid(u + u) - _like(u, 1))
+
+
+ahead.part("matrices", 2.0, linear, norm)
+ahead.part("attention", 1.6, place, attend)
+ahead.part("activation", 1.0, activate)
+ahead.part("soft-cap", 0.9, soft_cap)
+
+
+def compile_ahead(*before: str, later: Sequence[str] = ()) -> None:
+    """Starts to compile what generating needs, in other processes, if it is not on disk. `before`,
+    `later`: parts that are needed before and afterwards.
+    """
+    from lmsmith.generate import filters  # names the part "sampling"
+
+    assert filters
+    ahead.begin(*before, "matrices", "attention", "activation", "sampling", later=later)

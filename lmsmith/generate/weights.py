@@ -177,6 +177,11 @@ def arithmetic(model: GPT) -> torch.dtype | None:
     return kinds.pop() if kinds in ({torch.float32}, {torch.float64}) else None
 
 
+def has_int8(model: GPT) -> bool:
+    """Whether the matrices are stored as int8."""
+    return isinstance(model.token_embedding, Packed) and model.token_embedding.scale is not None
+
+
 def matrix_of(module: nn.Module, multiple: int) -> tuple[Array, Array]:
     """The stored matrix (N, D) of a linear map or table, and its scale per row, empty if it has
     none.

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
 from lmsmith.machine.limits import n_cores
+from lmsmith.tokens import ahead
 from lmsmith.tokens.merge import PieceCache, decode_ids, encode_pieces, encode_texts
 from lmsmith.tokens.printable import from_printable, to_printable
 from lmsmith.tokens.specials import AddedToken, AddedTokens, Specials
@@ -203,6 +204,8 @@ class BpeTokenizer(Tokenizer):
     def _encode(
         self, data: bytes, choice: tuple[Specials, Specials], threads: int, first_character: int
     ) -> Ids:
+        if not data:
+            return np.empty(0, dtype=self._dtype)
         if len(data) <= UNIT and not self._added and not any(specials.names for specials in choice):
             return self._encode_unit([data])[0]
         # A token has at least one byte. The unused rest is freed below.
@@ -285,6 +288,7 @@ class BpeTokenizer(Tokenizer):
         try:
             cache = self._caches.pop()
         except IndexError:  # other threads are using all caches
+            ahead.begin("split", "encode")
             cache = PieceCache(CACHED_PIECES, self._unreached)
         ids, starts = encode_texts(Texts(texts), self.pattern, self.vocabulary.tables, cache)
         narrow: Ids = ids.astype(self._dtype)
@@ -292,6 +296,9 @@ class BpeTokenizer(Tokenizer):
         if len(texts) == 1:
             return [narrow]
         return [narrow[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
+
+    def free_memory(self) -> None:
+        self._caches.clear()
 
     # ---- decoding --------------------------------------------------------------------------------
 

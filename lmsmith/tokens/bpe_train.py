@@ -22,11 +22,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from lmsmith.errors import TokenizerError
+from lmsmith.tokens import ahead
 from lmsmith.tokens.bpe import BpeTokenizer
-from lmsmith.tokens.compiled import kernel
+from lmsmith.tokens.compiled import inner, kernel
 from lmsmith.tokens.pair_counts import (
     PAIRS,
     POSITIONS,
@@ -76,6 +76,7 @@ def learn_bpe(
     Raises TokenizerError for a vocabulary without room for the bytes and special tokens, for empty
     or duplicate special tokens, and for a `max_memory` that is too small.
     """
+    compile_ahead()
     pattern = pattern_of(pattern) if isinstance(pattern, str) else pattern
     n_merges = check_vocabulary(vocab_size, special_tokens)
     counting = None if progress is None else (lambda n_bytes: progress("count", n_bytes, 0))
@@ -103,6 +104,13 @@ def learn_bpe(
         tokens.append(first + second)
     specials = {special: len(tokens) + k for k, special in enumerate(special_tokens)}
     return BpeTokenizer([*tokens, *[None] * len(specials)], merges, pattern, specials)
+
+
+def compile_ahead() -> None:
+    """Starts to compile what learning and encoding need, in other processes, if it is not on
+    disk.
+    """
+    ahead.begin("split", "count", "learn", later=("cut", "encode"))
 
 
 def check_vocabulary(vocab_size: int, special_tokens: Sequence[str]) -> int:
@@ -239,7 +247,7 @@ def _add_byte_pairs(text, pairs, tokens, of_bytes):
         push(pairs, tokens, pair)
 
 
-@njit
+@inner
 def _byte_pair(text, at):
     """Returns 256 * left + right for the bytes at a position; less than 0 at the end of a piece."""
     left, right = np.int64(text.symbols[at]), np.int64(text.symbols[at + 1])
@@ -278,7 +286,10 @@ def _learn(text, tokens, pairs, changes, merges, state, needed):
     return True
 
 
-@njit
+ahead.part("learn", 3.5, _add_byte_pairs, _learn)
+
+
+@inner
 def _has_room(tokens, pairs, changes, pair, new, needed):
     """Returns whether `needed`, the room to merge the pair into the token `new`, is available."""
     n = 2 * np.int64(pairs.ns[pair])  # at most: one new pair on each side of each occurrence
@@ -295,7 +306,7 @@ def _has_room(tokens, pairs, changes, pair, new, needed):
     )
 
 
-@njit
+@inner
 def _add_token(tokens, pairs, pair, new):
     """Adds the token `new`, which has the bytes of the pair."""
     left, right, end = pairs.lefts[pair], pairs.rights[pair], tokens.starts[new]
@@ -306,7 +317,7 @@ def _add_token(tokens, pairs, pair, new):
     tokens.lengths[new], tokens.starts[new + 1] = end - tokens.starts[new], end
 
 
-@njit
+@inner
 def _replace(text, tokens, pairs, pair, new, changes):
     """Replaces the pair by the token `new` in the text, and records the changes."""
     symbols, positions, lengths = text.symbols, pairs.positions, tokens.lengths
@@ -338,7 +349,7 @@ def _replace(text, tokens, pairs, pair, new, changes):
     changes.n_events[0] = n_events
 
 
-@njit
+@inner
 def _add_new_pairs(pairs, new, changes):
     """Adds the pairs of the token `new` and its neighbours, and their positions."""
     counts, ns, touched, n_touched, events, n_events = changes
@@ -355,7 +366,7 @@ def _add_new_pairs(pairs, new, changes):
         add_position(pairs, numbers[both & 1, both >> 1], position)
 
 
-@njit
+@inner
 def _decrease_replaced(pairs, merged, changes):
     """Decreases the counts of the pairs that were beside the merged one, and clears `changes`."""
     counts, ns, touched, n_touched, _, _ = changes

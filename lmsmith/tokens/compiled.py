@@ -36,7 +36,13 @@ _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _64_BYTES = ir.VectorType(_I8, 64)
 
 
-def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Callable[..., Any]:
+inner: Any = functools.partial(numba.njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Decorator: a function that only compiled functions call. Without the entry points for Python and
+C, it compiles faster. A call from Python crashes the process.
+"""
+
+
+def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Kernel:
     """Decorator: compiles `function` on its first call, releases the GIL while it runs, and caches
     the result on disk. `parallel` runs its `prange` loops on all threads that Numba has.
 
@@ -49,31 +55,44 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Callable[
     itself checks only the file of the function, not the files of the functions that it calls.
     """
     try:
-        dispatcher: Any = numba.njit(cache=True, nogil=True, parallel=parallel)(function)
+        dispatcher: Any = numba.njit(
+            cache=True, nogil=True, parallel=parallel, no_cfunc_wrapper=True
+        )(function)
         cached = True
     except RuntimeError:  # Numba found no writable folder
         dispatcher, cached = numba.njit(nogil=True, parallel=parallel)(function), False
     if cached:
         _handle_cache_errors(dispatcher._cache, Path(function.__code__.co_filename))
-    called = False
+    return Kernel(function, dispatcher, cached)
 
-    def call(*arguments: Any) -> Any:
-        nonlocal called
-        if not called:
-            called = True
-            if not cached:
+
+class Kernel:
+    """A compiled function. `before_compiling` is called before the first call that compiles."""
+
+    def __init__(self, function: Callable[..., Any], dispatcher: Any, cached: bool) -> None:
+        self.dispatcher, self._cached, self._called = dispatcher, cached, False
+        self.before_compiling: Callable[[], None] = lambda: None
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not self._called:
+            if not self._cached:
                 _warn_once(_NOT_CACHED)
-            elif not _is_on_disk(dispatcher._cache):
+            elif not self.is_on_disk():
                 _warn_once(_COMPILING)
-        return dispatcher(*arguments)
+                self.before_compiling()
+            self._called = True  # only now: another thread waits, too
+        return self.dispatcher(*arguments)
 
-    call.__name__, call.__doc__ = function.__name__, function.__doc__
-    call.dispatcher = dispatcher  # type: ignore[attr-defined]
-    return call
+    def is_on_disk(self) -> bool:
+        """Returns whether compiled code is on disk, for any argument types; True if nothing can be
+        saved there.
+        """
+        return not self._cached or _is_on_disk(self.dispatcher._cache)
 
 
 _COMPILING = (
-    "compiling for this processor, about ten seconds; the result is cached on disk for later starts"
+    "compiling for this processor, some seconds; the result is cached on disk for later starts"
 )
 _NOT_CACHED = (
     "compiling for this processor, about ten seconds at every start, because no folder is writable "
@@ -134,7 +153,7 @@ def _source_stamp(file: Path) -> tuple[tuple[str, int, int], ...]:
     )
 
 
-@numba.njit
+@inner
 def address(array):
     """Returns the address of the array's first element."""
     return np.int64(array.ctypes.data)

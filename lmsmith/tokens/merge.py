@@ -17,12 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from lmsmith.tokens.compiled import address, kernel, load8, load32, load64, store32, store64
+from lmsmith.tokens import ahead
+from lmsmith.tokens.compiled import (
+    address,
+    inner,
+    kernel,
+    load8,
+    load32,
+    load64,
+    store32,
+    store64,
+)
 from lmsmith.tokens.piece_table import (
     ADDRESS,
     BLOCK,
@@ -173,7 +183,7 @@ def _encode_all(
 _NO_CUTS = np.empty(0, dtype=np.uint8)
 
 
-_inlined = njit(forceinline=True)  # for functions that run for each piece
+_inlined = partial(inner, forceinline=True)  # for functions that run for each piece
 
 
 @kernel
@@ -310,7 +320,7 @@ def _put(padded, starts, stops, ids, slots, arena, used):
             k += 1
 
 
-@njit
+@inner
 def _merge(at, length, byte_ids, byte_pairs, pairs, ids, values):
     """Merges a short piece into ids[:n] and returns n. values[k] is the value of the pair (k, k +
     1).
@@ -342,7 +352,7 @@ def _merge(at, length, byte_ids, byte_pairs, pairs, ids, values):
             )
 
 
-@njit
+@inner
 def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
     """Like `_merge`, for a long piece: O(n log n)."""
     values = np.empty(length, dtype=np.int64)
@@ -381,7 +391,7 @@ def _merge_by_heap(at, length, byte_ids, byte_pairs, pairs, ids):
     return n
 
 
-@njit
+@inner
 def _push(heap, n, key):
     k = n
     while k > 0 and heap[(k - 1) >> 1] > key:
@@ -391,7 +401,7 @@ def _push(heap, n, key):
     return n + 1
 
 
-@njit
+@inner
 def _pop(heap, n):
     n -= 1
     key, k = heap[n], 0
@@ -410,7 +420,7 @@ def _pop(heap, n):
 # ---- the table of pairs --------------------------------------------------------------------------
 
 
-@njit
+@inner
 def pair_value(pairs, left, right):
     """Returns the value of the pair of ids (left, right); `NONE` if it does not merge."""
     key = left << 32 | right
@@ -466,3 +476,6 @@ def _decode(ids, token_bytes, starts, out):
         for offset in range(0, length, 8):  # the next token overwrites excess bytes
             store64(to + offset, load64(source + starts[i] + offset))
         to += length
+
+
+ahead.part("encode", 2.3, _encode, _fill_pairs, _look_up, _decode)

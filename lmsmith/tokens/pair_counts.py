@@ -11,11 +11,13 @@ is too high is put back with its count when it comes out.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from lmsmith.tokens.compiled import inner
 
 CAPACITY = 1 << 16  # of a new table: as many pairs as there are pairs of bytes
 
@@ -104,10 +106,10 @@ def _longer(array: Any, length: int) -> Any:
 
 # ---- compiled ------------------------------------------------------------------------------------
 
-_inlined = njit(forceinline=True)  # these functions are called for each new pair
+_inlined = partial(inner, forceinline=True)  # these functions are called for each new pair
 
 
-@njit
+@inner
 def fill_slots(pairs):
     pairs.slots[:] = -1
     for pair in range(pairs.used[PAIRS]):
@@ -179,7 +181,7 @@ def push(pairs, tokens, pair):
     pairs.used[HEAP] += 1
 
 
-@njit
+@inner
 def pop_most_frequent(pairs, tokens):
     """Removes the most frequent pair from the heap and returns its number; -1 if no pair is
     left.

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
 from lmsmith.machine.limits import n_cores
+from lmsmith.tokens import ahead
 from lmsmith.tokens.compiled import address, kernel, load8, load64, store64
 from lmsmith.tokens.piece_table import (
     ADDRESS,
@@ -295,3 +296,6 @@ def _lay_out(rows, arena, lengths, starts, symbols, piece_of):
                 byte = load8(record + offset)
             symbols[starts[k] + offset] = byte
             piece_of[starts[k] + offset] = k
+
+
+ahead.part("count", 1.5, _count, _add, _lay_out)

@@ -21,9 +21,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from lmsmith.tokens.compiled import load8, load64, prefetch, store64
+from lmsmith.tokens.compiled import inner, load8, load64, prefetch, store64
 
 SLOT = 32  # bytes
 VALUE0, VALUE1 = 16, 24  # offsets in a slot
@@ -58,7 +57,7 @@ class PieceTable:
         return self.slots.reshape(-1, 4)
 
 
-@njit
+@inner
 def read_block(text, starts, first_pieces, ends, cursor, longest, adjacent, slots, mask, block):
     """Fills `block` with the next pieces of `split.Texts` (and ends of texts), and returns their
     number.
@@ -104,7 +103,7 @@ def read_block(text, starts, first_pieces, ends, cursor, longest, adjacent, slot
     return n
 
 
-@njit
+@inner
 def long_key(slots, mask, at, length, longest):
     """Returns the keys of a piece of any length and the address of the slot where the search
     starts; keys of 0 for a piece longer than `longest`.
@@ -123,7 +122,7 @@ def long_key(slots, mask, at, length, longest):
     return key0, rest, start_slot(slots, mask, key0, np.int64(0))
 
 
-@njit
+@inner
 def start_slot(slots, mask, key0, key1):
     """Returns the address of the slot where the search for a piece starts. Pass `key1` = 0 for a
     long piece.
@@ -132,7 +131,7 @@ def start_slot(slots, mask, key0, key1):
     return slots + ((key ^ key >> 29) * _MULTIPLY >> 32 & mask) * SLOT
 
 
-@njit
+@inner
 def find_short(slots, mask, key0, key1, slot):
     """Returns the address of the slot of a piece of 1 to 15 bytes, searched from `slot`. A new
     piece is added with values of 0.
@@ -148,7 +147,7 @@ def find_short(slots, mask, key0, key1, slot):
         slot = slots + (slot - slots + SLOT & mask * SLOT)
 
 
-@njit
+@inner
 def find_long(slots, mask, key0, rest, slot, at, length, arena, used):
     """Like `find_short`, for a longer piece. A new piece is copied into the arena, which must have
     room.
@@ -176,7 +175,7 @@ def find_long(slots, mask, key0, rest, slot, at, length, arena, used):
         slot = slots + (slot - slots + SLOT & mask * SLOT)
 
 
-@njit
+@inner
 def record_size(length):
     """Returns the number of bytes of a piece's record in the arena."""
     return 16 + (length & ~7)

@@ -13,9 +13,10 @@ Both parts read beyond the end of the text, so `PADDING` zero bytes must follow 
 
 from __future__ import annotations
 
-from numba import njit
+from functools import partial
 
 from lmsmith.tokens.compiled import (
+    inner,
     load8,
     load32,
     load64,
@@ -33,13 +34,13 @@ GPT4 = 1
 O200K = 2
 
 
-_inlined = njit(forceinline=True)  # parts of functions that run for each piece
+_inlined = partial(inner, forceinline=True)  # parts of functions that run for each piece
 
 
 # ---- one piece, any text -------------------------------------------------------------------------
 
 
-@njit
+@inner
 def piece_end(at, end, table, family, max_digits, space_tail):
     """Returns the address where the piece that starts at the address `at` ends."""
     byte = load8(at)
@@ -119,7 +120,7 @@ CYRILLIC = 0xD0, 0xD1  # range of the first of two bytes: U+0400 to U+047F
 _S, _D, _M, _T, _L, _V, _E, _R = map(ord, "sdmtlver")
 
 
-@njit
+@inner
 def contraction(at, any_case):
     """Returns the length in bytes of 's 'd 'm 't 'll 've 're at an apostrophe; 0 if there is none.
 
@@ -137,7 +138,7 @@ def contraction(at, any_case):
     return 0
 
 
-@njit
+@inner
 def letters_end(at, table):
     while True:
         four = load32(at)
@@ -154,7 +155,7 @@ def letters_end(at, table):
             at += char >> 8
 
 
-@njit
+@inner
 def numbers_end(at, table, max_digits):
     char = char_at(at, table)
     while char & 255 == NUMBER and max_digits > 0:
@@ -164,7 +165,7 @@ def numbers_end(at, table, max_digits):
     return at
 
 
-@njit
+@inner
 def others_end(at, end, table):
     char = char_at(at, table)
     while at < end and (char & 255 == OTHER or char & 255 == MARK):  # the padding is "other" too
@@ -173,7 +174,7 @@ def others_end(at, end, table):
     return at
 
 
-@njit
+@inner
 def cased_word_end(at, table):
     """Returns the end of a word in o200k's pattern: upper case, then lower case; caseless letters
     and marks are in both classes.
@@ -197,7 +198,7 @@ def cased_word_end(at, table):
     return at
 
 
-@njit
+@inner
 def char_at(at, table):
     """Returns the character at an address: its class plus 256 times its length in bytes. Bytes that
     are not UTF-8 are OTHER, of length 1.
@@ -231,7 +232,7 @@ def char_at(at, table):
 # ---- many pieces, ASCII --------------------------------------------------------------------------
 
 
-@njit
+@inner
 def piece_starts(at, end, family, max_digits):
     """Mask of the positions where pieces start after `at`, within the 64 bytes from `at`. A piece
     must start at `at`. 0 if no start is certain.

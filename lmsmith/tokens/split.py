@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
+from lmsmith.tokens import ahead
 from lmsmith.tokens.compiled import address, kernel, load8, trailing_zeros
 from lmsmith.tokens.scanner import (
     APOSTROPHE,
@@ -196,6 +197,9 @@ def _split(padded, starts, stops, classes, family, max_digits, space_tail, ends,
         first_pieces[i + 1] = n_pieces
 
 
+ahead.part("split", 2.4, _split)
+
+
 def parts_of(
     text: bytes, size: int, pattern: Pattern, specials: Specials = NO_SPECIALS
 ) -> Iterator[memoryview]:
@@ -278,6 +282,9 @@ def _last_cut(text, start, stop, classes):
         if (char & 255 >= UPPER or char & 255 == NUMBER != after) and before + (char >> 8) == cut:
             return cut
     return 0
+
+
+ahead.part("cut", 0.8, _last_cut)
 
 
 # ---- any expression ------------------------------------------------------------------------------

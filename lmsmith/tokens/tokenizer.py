@@ -202,6 +202,9 @@ class Tokenizer(ABC):
         charges 8 bits for each.
         """
 
+    def free_memory(self) -> None:  # noqa: B027 - most tokenizers keep nothing
+        """Frees memory that encoding keeps to be faster. The next encoding allocates it again."""
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """This tokenizer as a dict that can be written as JSON. Inverse of `from_dict`."""

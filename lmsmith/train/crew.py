@@ -8,6 +8,7 @@ changes.
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from lmsmith.data.batches.windows import AnyBatches
 from lmsmith.machine.limits import omp_threads
@@ -21,9 +22,14 @@ SAY_SECONDS = 60.0  # minimum time between messages about the number of threads
 class Crew:
     """Controls the threads of one run. Call `after` after each step."""
 
-    def __init__(self, replica: Replica, batches: AnyBatches, score: Callable[[], float]) -> None:
-        """`score`: returns a number from a small evaluation, which must stay bit-identical too."""
+    def __init__(
+        self, replica: Replica, batches: AnyBatches, score: Callable[[], float], folder: Path
+    ) -> None:
+        """`score`: returns a number from a small evaluation, which must stay bit-identical too.
+        `folder`: a place for a temporary file as large as the weights and the optimizer state.
+        """
         self._replica, self._batches, self._score = replica, batches, score
+        self._folder = folder
         train = replica.config.train
         # OMP_NUM_THREADS may be set for a resumed run only.
         may = train.yield_cores != "no" and train.threads > 1 and not omp_threads()
@@ -60,7 +66,8 @@ class Crew:
         n = change.threads
         if n != most and n not in self._checked:
             if not same_numbers(
-                self._replica, self._batches, step, n_steps, (n, most), self._score
+                *(self._replica, self._batches, step, n_steps, (n, most)),
+                *(self._score, self._folder),
             ):
                 use_threads(choice.refuse(), most)
                 return (

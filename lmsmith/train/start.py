@@ -25,6 +25,7 @@ from lmsmith.errors import ConfigError, UsageError
 from lmsmith.optim.rates import TOGETHER, note_on_rates, scale_all_groups
 from lmsmith.plan.forecast import time_warning
 from lmsmith.run_folder import create, new_run_path, open_run
+from lmsmith.tokens import ahead
 from lmsmith.train.by_hand import for_reference
 from lmsmith.train.checks import refuse_early
 from lmsmith.train.choose import DEFAULT_MINUTES, limited_by_time, resolve
@@ -189,6 +190,7 @@ def _train(request: _Request, console: Console, ranks: Ranks) -> tuple[Path, dic
     """`train` on each rank: rank 0 creates the run folder, the other ranks read it."""
     config = request.config
     refuse_early(config, ranks.world, request.given)
+    ahead.wait()  # what compiles beside this process would slow down the measurements
     machine = survey(config, ranks)
     set_up_process(machine)
     made: list[tuple[RunConfig, Corpus]] = []

@@ -192,6 +192,16 @@ def test_the_cache_is_bounded_and_emptied(
         size_before = cache.table.slots.nbytes
 
 
+def test_the_memory_of_encoding_can_be_freed(small: BpeTokenizer) -> None:
+    ids = small.encode(TEXT)
+    assert small._caches
+    small.free_memory()
+    assert not small._caches
+    assert small.encode("").tolist() == []
+    assert not small._caches, "an empty text needs no memory"
+    assert small.encode(TEXT).tolist() == ids.tolist()
+
+
 def test_a_run_of_one_character_takes_n_log_n(gpt2: BpeTokenizer, tiktoken_gpt2) -> None:  # type: ignore[no-untyped-def]
     for character in ("a", " ", "文", "=", "\n"):
         gpt2.encode(character * 1000)

@@ -119,3 +119,22 @@ def test_loading_from_the_cache_does_not_prepare_for_compiling(tmp_path: Path) -
         for _ in range(2)
     ]
     assert written == ["2 True\n", "2 False\n"]
+
+
+def test_python_calls_no_inner_function() -> None:
+    """Such a call would crash: these functions have no entry point for Python."""
+    n_inner = 0
+    for path in sorted((PROJECT / "lmsmith").rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if "@inner" not in source:
+            continue
+        functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+        decorators = {f.name: " ".join(map(ast.unparse, f.decorator_list)) for f in functions}
+        inner = {name for name, decorator in decorators.items() if decorator == "inner"}
+        n_inner += len(inner)
+        for function in functions:
+            if any(word in decorators[function.name] for word in ("inner", "kernel", "overload")):
+                continue
+            called = {ast.unparse(n.func) for n in ast.walk(function) if isinstance(n, ast.Call)}
+            assert not called & inner, f"{path.name}: {function.name}"
+    assert n_inner > 30

@@ -1,6 +1,7 @@
 """Fewer threads, the same numbers: the check, and runs whose number of threads changes."""
 
 import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import torch.nn.functional as F
 
 import lmsmith.train.crew
 import lmsmith.train.same_numbers
+from lmsmith.errors import StorageError
+from lmsmith.machine.allocations import allocations
 from lmsmith.machine.threads import Change, ThreadChoice
 from lmsmith.models import kernels
 from lmsmith.train.crew import Crew
 from lmsmith.train.loop import Training
 from lmsmith.train.same_numbers import can_be_checked, digest, same_numbers, use_threads
+from lmsmith.train.step import train_step
 
 Make = Callable[..., Training]
 
@@ -35,6 +39,12 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def score_of_end(run: Training) -> Callable[[], float]:
     return lambda: run.hooks.evaluate.score_end(run.context).nats
+
+
+def checked(run: Training, score: Callable[[], float]) -> bool:
+    """Whether step 3 gives the same numbers with one and two threads."""
+    context = run.context
+    return same_numbers(context.replica, context.batches, 3, 10, (1, 2), score, context.run)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +98,7 @@ def test_a_check_leaves_the_run_as_it_was(training: Make) -> None:
         *(v.clone() for v in run.context.replica.optimizers.state().values()),
     ]
     random_state = torch.get_rng_state()
-    assert same_numbers(run.context.replica, run.context.batches, 3, 10, (1, 2), score_of_end(run))
+    assert checked(run, score_of_end(run))
     after = [
         *run.context.replica.weights(copy=False).values(),
         *run.context.replica.optimizers.state().values(),
@@ -109,7 +119,7 @@ def test_numbers_that_depend_on_threads_are_detected(
     if where == "gradient":
         weight = next(p for p in run.context.model.parameters() if p.dim() == 2)
         weight.register_hook(lambda grad: grad * (1 + 1e-6 * torch.get_num_threads()))
-    assert not same_numbers(run.context.replica, run.context.batches, 3, 10, (1, 2), score)
+    assert not checked(run, score)
     assert torch.get_num_threads() == 2
 
 
@@ -124,15 +134,52 @@ def test_a_run_whose_numbers_would_change_keeps_its_threads(
     assert "It keeps 2 threads" in (run.context.run / "metrics.jsonl").read_text()
 
 
-def test_results_count_as_changed_if_memory_is_too_small_to_check(
+def test_results_count_as_changed_if_the_disk_is_full(
     training: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = training(WIDE | {"train.steps": 3})
     run.go()
-    monkeypatch.setattr(lmsmith.train.same_numbers, "free_memory", lambda: 1000.0)
-    assert not same_numbers(
-        run.context.replica, run.context.batches, 3, 10, (1, 2), score_of_end(run)
-    )
+    weights = run.context.replica.weights(copy=True)
+
+    def full(*, dir: Path) -> Any:
+        assert dir == run.context.run
+        return Path("/dev/full").open("w+b")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    assert not checked(run, score_of_end(run))
+    after = run.context.replica.weights(copy=False)
+    assert all(same_bits(weights[name], after[name]) for name in weights)
+
+
+def test_a_state_that_cannot_be_read_back_ends_the_run(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = training(WIDE | {"train.steps": 3})
+    run.go()
+
+    def damage() -> float:
+        file.truncate(100)
+        return 0.0
+
+    file = tempfile.TemporaryFile(dir=run.context.run)  # noqa: SIM115 - same_numbers closes it
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: file)
+    with pytest.raises(StorageError, match="shorter than what was written"):
+        checked(run, damage)
+
+
+def test_a_check_keeps_no_copy_of_the_state_in_memory(training: Make) -> None:
+    wide = {"model.d_ff": 8_000, "train.batch_size": 1, "model.context_length": 16}
+    run = training(WIDE | {"train.steps": 3} | wide)
+    run.go()
+    n_bytes = sum(p.nbytes for p in run.context.model.parameters())
+    assert n_bytes > 4e6  # much more than the activations
+
+    context = run.context
+    with allocations(context.device) as step:
+        train_step(context.replica, context.batches, 3, 10)
+    with allocations(context.device) as check:
+        assert checked(run, lambda: 0.0)
+    assert check.peak < step.peak + 0.5 * n_bytes, "a copy has at least 2 * n_bytes"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +203,7 @@ def test_when_threads_may_change(
     if variable:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     run = training(WIDE | changes)
-    crew = Crew(run.context.replica, run.context.batches, lambda: 0.0)
+    crew = Crew(run.context.replica, run.context.batches, lambda: 0.0, run.context.run)
     assert (crew._others is not None) is may
 
 
@@ -206,6 +253,6 @@ def test_bits_are_compared_not_values() -> None:
 
 def test_messages_are_limited(training: Make, tmp_path: Path) -> None:
     run = training(WIDE)
-    crew = Crew(run.context.replica, run.context.batches, lambda: 0.0)
+    crew = Crew(run.context.replica, run.context.batches, lambda: 0.0, run.context.run)
     assert crew.say_now()
     assert not crew.say_now()

@@ -62,6 +62,7 @@ def write_tokens(
     train, validation = (
         _encode(made, texts, data.special_tokens) for texts in (split.train, split.validation)
     )
+    made.free_memory()  # training needs it more
     description = (split.description,) if split.description else ()
     counts = Counts(
         n_train_tokens=len(train),

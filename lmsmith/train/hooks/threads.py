@@ -21,7 +21,10 @@ class Threads(Hook):
         threads = context.config.train.threads
         use_threads(threads, threads)
         self.crew = Crew(
-            context.replica, context.batches, lambda: self.evaluate.score_end(context).nats
+            context.replica,
+            context.batches,
+            lambda: self.evaluate.score_end(context).nats,
+            context.run,
         )
 
     def after_step(self, context: Context) -> None:

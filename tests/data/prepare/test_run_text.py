@@ -12,6 +12,7 @@ from lmsmith.config import DataConfig
 from lmsmith.data.corpus import Corpus, load
 from lmsmith.data.prepare.run_text import prepare_text
 from lmsmith.errors import CheckpointError, DataError
+from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import CharTokenizer
 
@@ -26,6 +27,12 @@ def prepared(tmp_path: Path, *texts: str, tokenizer: str = "auto", **settings: o
         (folder / f"{index:03}.txt").write_text(text, encoding="utf-8", newline="")
     data = DataConfig(sources=(str(folder),), **settings)  # type: ignore[arg-type]
     return prepare_text(data, tokenizer, tmp_path / "tokens")
+
+
+def test_the_tokenizer_of_a_run_keeps_no_memory_of_encoding(tmp_path: Path) -> None:
+    tokenizer = prepared(tmp_path, TEXT, tokenizer="bpe:300").tokenizer
+    assert isinstance(tokenizer, BpeTokenizer)
+    assert not tokenizer._caches
 
 
 def test_one_text_round_trips(tmp_path: Path) -> None:
