@@ -71,7 +71,7 @@ def encoding() -> None:
 
     tokens = [bytes([byte]) for byte in range(256)]
     tokenizer = BpeTokenizer([*tokens, b"ab"], [(97, 98)], "gpt2")
-    encode_pieces(Texts([b"ab"]), tokenizer._merges, PieceCache(64, {}))
+    encode_pieces(Texts([b"ab"]), tokenizer.vocabulary.tables, PieceCache(64, {}))
     tokenizer.decode([256])
 
 

@@ -36,7 +36,8 @@ _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _64_BYTES = ir.VectorType(_I8, 64)
 
 
-inner: Any = functools.partial(numba.njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_njit: Any = numba.njit  # its types lack some options
+inner: Any = functools.partial(_njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Decorator: a function that only compiled functions call. Without the entry points for Python and
 C, it compiles faster. A call from Python crashes the process.
 """
@@ -55,12 +56,12 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Kernel:
     itself checks only the file of the function, not the files of the functions that it calls.
     """
     try:
-        dispatcher: Any = numba.njit(
-            cache=True, nogil=True, parallel=parallel, no_cfunc_wrapper=True
-        )(function)
+        dispatcher = _njit(cache=True, nogil=True, parallel=parallel, no_cfunc_wrapper=True)(
+            function
+        )
         cached = True
     except RuntimeError:  # Numba found no writable folder
-        dispatcher, cached = numba.njit(nogil=True, parallel=parallel)(function), False
+        dispatcher, cached = _njit(nogil=True, parallel=parallel)(function), False
     if cached:
         _handle_cache_errors(dispatcher._cache, Path(function.__code__.co_filename))
     return Kernel(function, dispatcher, cached)
