@@ -95,8 +95,10 @@ def _handle_cache_errors(cache: Any, file: Path) -> None:
     errors.
     """
     load, save = cache.load_overload, cache.save_overload
+    stamp = (_source_stamp(file), numba.__version__)
     if hasattr(cache._cache_file, "_source_stamp"):
-        cache._cache_file._source_stamp = (_source_stamp(file), numba.__version__)
+        cache._cache_file._source_stamp = stamp
+    _check_contents(cache._cache_file, stamp)
 
     def load_or_compile(signature: Any, target: Any) -> Any:
         try:
@@ -116,6 +118,26 @@ def _handle_cache_errors(cache: Any, file: Path) -> None:
             _warn_once(f"{_NOT_SAVED} ({error.strerror}: {error.filename}).")
 
     cache.load_overload, cache.save_overload = load_or_compile, save_or_warn
+
+
+def _check_contents(file: Any, stamp: Any) -> None:
+    """Stores with the machine code of a function the argument types and sources that it is for, and
+    ignores a file that holds something else.
+
+    Numba numbers its files. If two processes compile a function for different types at the same
+    time, both take the next number, and the index may then say float64 where the file has the
+    machine code for float32. Numba would run it, with wrong results and no error.
+    """
+    load, save = file.load, file.save
+
+    def load_checked(key: Any) -> Any:
+        found = load(key)
+        return found[2] if found is not None and found[:2] == (stamp, key) else None
+
+    def save_labelled(key: Any, data: Any) -> None:
+        save(key, (stamp, key, data))
+
+    file.load, file.save = load_checked, save_labelled
 
 
 def _is_on_disk(cache: Any) -> bool:

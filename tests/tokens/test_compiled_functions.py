@@ -90,6 +90,35 @@ def test_a_damaged_cache_is_rebuilt(caplog: pytest.LogCaptureFixture, tmp_path: 
         assert start(caplog) == []
 
 
+def _total(x: Any) -> Any:
+    total = x[0] * 0
+    for i in range(len(x)):
+        total += x[i]
+    return total
+
+
+def test_two_processes_compile_for_different_types_at_the_same_time() -> None:
+    """Both take the same file name for their machine code, and the later one wins. A third process
+    would run code for float64 on int64, and get a denormal number without any error.
+    """
+    whole, halves = np.arange(4), np.arange(4) / 2
+    one, other = kernel(_total), kernel(_total)
+    file = one.dispatcher._cache._cache_file
+    save = file._save_data
+
+    def save_after_the_other(name: str, data: Any) -> None:
+        Path(file._index_path).unlink()  # the other has read the index before this one wrote it
+        assert other(whole) == 6
+        save(name, data)
+
+    file._save_data = save_after_the_other
+    assert one(halves) == 3
+    for _ in range(2):
+        third = kernel(_total)
+        assert (third(whole), third(halves)) == (6, 3)
+    assert third.dispatcher.stats.cache_hits.total() == 2  # both are on disk now
+
+
 def test_only_kernel_uses_numbas_cache() -> None:
     for path in sorted((PROJECT / "lmsmith").rglob("*.py")):
         source = path.read_text(encoding="utf-8")
