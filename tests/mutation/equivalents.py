@@ -21,6 +21,18 @@ EQUIVALENTS: dict[tuple[str, str, str, str], str] = {
         "*",
     ): "the scale only decides how many numbers the last bucket has, so only the speed",
     (
+        "lmsmith/generate/filters.py",
+        "floor = 0.5 * (1 - share) * total / len(z)",
+        "0.5",
+        "1.0",
+    ): "the floor only decides how wide the buckets are, so only the speed",
+    (
+        "lmsmith/generate/filters.py",
+        "return int(place if place < _BUCKETS - 1 else _BUCKETS - 1)",
+        "1",
+        "2",
+    ): "numbers of the last bucket but one move to the last; buckets stay in order",
+    (
         "lmsmith/generate/sampling.py",
         "self._touched[2, place] = 1",
         "1",
