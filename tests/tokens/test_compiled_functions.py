@@ -148,3 +148,24 @@ def test_loading_from_the_cache_does_not_prepare_for_compiling(tmp_path: Path) -
         for _ in range(2)
     ]
     assert written == ["2 True\n", "2 False\n"]
+
+
+def test_a_change_of_a_compiled_function_in_another_file_is_seen(tmp_path: Path) -> None:
+    """Numba would run the old code: it looks at the file of the kernel alone."""
+    (tmp_path / "kernels.py").write_text(
+        "from lmsmith.tokens.compiled import kernel\nfrom parts import part\n"
+        "@kernel\ndef whole(x):\n    return part(x)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(PROJECT)])
+    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    for n in (1, 22):
+        source = f"import numba\n@numba.njit\ndef part(x):\n    return x + {n}\n"
+        (tmp_path / "parts.py").write_text(source)
+        written = subprocess.run(
+            [sys.executable, "-c", "import kernels; print(kernels.whole(100))"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert written == f"{100 + n}\n"
