@@ -33,6 +33,12 @@ EQUIVALENTS: dict[tuple[str, str, str, str], str] = {
         "2",
     ): "numbers of the last bucket but one move to the last; buckets stay in order",
     (
+        "lmsmith/generate/decoders.py",
+        "PROMPT_TOKENS = 2048",
+        "2048",
+        "2049",
+    ): "only how long running sequences wait for prompts",
+    (
         "lmsmith/generate/sampling.py",
         "self._touched[2, place] = 1",
         "1",
