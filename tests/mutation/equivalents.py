@@ -33,6 +33,18 @@ EQUIVALENTS: dict[tuple[str, str, str, str], str] = {
         "2",
     ): "numbers of the last bucket but one move to the last; buckets stay in order",
     (
+        "lmsmith/generate/filters.py",
+        "low, high = lanes[:half], lanes[half : 2 * half]",
+        "2",
+        "3",
+    ): "only the first half of `high` is read",
+    (
+        "lmsmith/tokens/merge.py",
+        "ids = cache.room_for_ids(len(texts.padded) + 4)",
+        "+",
+        "-",
+    ): "the padding after each text has no ids, so there is room for the excess bytes either way",
+    (
         "lmsmith/generate/decoders.py",
         "PROMPT_TOKENS = 2048",
         "2048",
