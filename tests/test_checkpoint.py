@@ -27,6 +27,7 @@ import lmsmith
 from lmsmith import checkpoint
 from lmsmith.checkpoint import available, load_checkpoint, load_model, save_checkpoint, save_model
 from lmsmith.errors import CheckpointError, StorageError
+from lmsmith.weights_file import WeightsFile
 
 can_fork = pytest.mark.skipif(
     not hasattr(os, "fork") or sys.platform == "darwin", reason="forks a process with torch"
@@ -126,7 +127,7 @@ def test_every_dtype_round_trips_exactly(tmp_path: Path) -> None:
     "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
 )
 def test_weights_that_are_not_finite_are_refused_by_name(
-    dtype: torch.dtype, tmp_path: Path
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = torch.finfo(dtype)
     good = {
@@ -141,11 +142,14 @@ def test_weights_that_are_not_finite_are_refused_by_name(
     weight[4999, 1:], weight[7, 0] = float("nan"), -float("inf")
     bad = good | {"blocks.0.weight": weight, "scalar": torch.tensor(float("inf"), dtype=dtype)}
     save_model(tmp_path, bad, {})
+    closed, close = list[bool](), WeightsFile.close
+    monkeypatch.setattr(WeightsFile, "close", lambda self: closed.append(True) or close(self))
     with pytest.raises(CheckpointError) as caught:
         load_model(tmp_path)
     message = str(caught.value)
     assert message.startswith(f"The model in {tmp_path} has weights that are not finite numbers: ")
     assert "blocks.0.weight (2 NaN and 1 infinite of 15,000 values)" in message
+    assert closed == [True]  # else Windows could not replace the file
     assert "scalar (1 infinite of 1 values)" in message
     assert "largest" not in message
     many = {f"bad {i}": torch.tensor([float("nan")], dtype=dtype) for i in range(9)}

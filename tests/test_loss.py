@@ -90,13 +90,22 @@ def test_parts_give_the_bits_of_the_complete_chunk(
     logits = (6 * torch.randn(n, columns, generator=generator)).to(dtype)
     goal = torch.randint(0, columns - 3, (n, 1), generator=generator)
     goal[::7] = IGNORED
+    sizes, compute = list[int](), loss.loss_and_gradient
     threads = torch.get_num_threads()
     try:
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
             wanted = loss.loss_and_gradient(logits.clone(), goal, columns - 3, softcap, True)
             monkeypatch.setattr(loss, "PART_ELEMENTS", 50 * columns)
-            found = loss.in_parts(logits.clone(), goal, columns - 3, softcap, True)
+            sizes.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(
+                    loss,
+                    "loss_and_gradient",
+                    lambda x, *rest: [sizes.append(len(x)), compute(x, *rest)][1],
+                )
+                found = loss.in_parts(logits.clone(), goal, columns - 3, softcap, True)
+            assert sizes == [50] * (n // 50) + [n % 50] * (n % 50 > 0)
             assert torch.equal(found[0], wanted[0])
             assert torch.equal(found[1], wanted[1])
             losses, _ = loss.in_parts(logits.clone(), goal, columns - 3, softcap, False)

@@ -30,7 +30,11 @@ def add(verbs: Verbs) -> None:
     verify.add_argument(
         "names", nargs="*", metavar="NAME", help='only these, such as "resume" (default: all)'
     )
-    verify.add_argument("--full", action="store_true", help="include those that take longer")
+    verify.add_argument(
+        "--full",
+        action="store_true",
+        help="more sizes, seeds, texts and places to stop; about twice as long",
+    )
     verify.add_argument(
         "--gradients",
         action="store_true",
@@ -65,6 +69,8 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
             )
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: PyTorch finds no CUDA device on this machine.")
+    if not options.json:
+        console.print("Two ways to compute the same thing, and their largest difference (bound):")
     outcomes = []
     for outcome in run(options.names or None, full=options.full, device=options.device):
         outcomes.append(outcome)
@@ -82,13 +88,24 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
     skipped = f", {n_skipped} skipped" if n_skipped else ""
     console.print(
         f"{len(outcomes) - len(wrong) - n_skipped} of {len(outcomes)} hold{skipped}, in "
-        f"{seconds:.0f} s. Hash {result['hash']} of version, machine and results.",
+        f"{seconds:.0f} s.\nHash {result['hash']} of version, machine and results.",
         highlight=False,
     )
-    if wrong:
+    for outcome in wrong:
+        if outcome.problem:
+            console.print(f"{outcome.name}: {outcome.problem}", highlight=False, markup=False)
+    ended = [outcome.name for outcome in wrong if outcome.problem]
+    above = [outcome.name for outcome in wrong if not outcome.problem]
+    if ended:
         console.print(
-            f"Above the bound: {', '.join(outcome.name for outcome in wrong)}. This is a bug in "
-            "lmsmith or in a library it uses: please report it with this output.",
+            f"Ended by an error: {', '.join(ended)}. If the error is about this machine, such as a "
+            "full disk, correct that and try again. Otherwise please report it with this output.",
+            highlight=False,
+        )
+    if above:
+        console.print(
+            f"Above the bound: {', '.join(above)}. This is a bug in lmsmith or in a library it "
+            "uses: please report it with this output.",
             highlight=False,
         )
     return 1 if wrong else 0
@@ -97,14 +114,14 @@ def _verify(options: argparse.Namespace, console: Console, started: float) -> in
 def _line(outcome: Outcome) -> Text:
     """Verdict, name, measured difference and what was compared."""
     if outcome.skipped:
-        return Text.assemble(("skip", "dim"), f"  {outcome.name:<21} {outcome.problem}")
-    measured = f"{outcome.difference:.1e} (bound {outcome.bound:.0e})"
+        return Text.assemble(("skip", "dim"), f"  {outcome.name:<20} {outcome.problem}")
+    measured = f"{outcome.difference:.1e} ({outcome.bound:.0e})"
     if outcome.problem:
-        measured = f"{outcome.problem}:"
+        measured = "an error"  # which is printed below all lines
     elif outcome.bound == 0:
         measured = "equal" if outcome.agrees else "not equal"
     verdict = ("  ok", "green") if outcome.agrees else ("FAIL", "red")
-    return Text.assemble(verdict, f"  {outcome.name:<21} {measured:<21} {outcome.what}")
+    return Text.assemble(verdict, f"  {outcome.name:<20} {measured:<15}  {outcome.what}")
 
 
 def _gradients(options: argparse.Namespace, console: Console) -> int:

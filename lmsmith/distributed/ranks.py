@@ -177,17 +177,17 @@ def ranks_from_environment(device_type: str = "cpu") -> Ranks:
 
 
 @contextmanager
-def joined(ranks: Ranks) -> Iterator[Ranks]:
+def joined(ranks: Ranks, patience: datetime.timedelta = PATIENCE) -> Iterator[Ranks]:
     """Joins the process group during the block: NCCL on GPUs, Gloo otherwise. A single process
-    joins nothing.
+    joins nothing. `patience`: timeout of joining, and of collectives on gradients and weights.
     """
     if ranks.world == 1:
         yield ranks
         return
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
-    with explain_lost_process():
-        store, *_ = next(dist.rendezvous("env://", timeout=PATIENCE))
+    with explain_lost_process(patience):
+        store, *_ = next(dist.rendezvous("env://", timeout=patience))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             # torchrun reuses its store when it restarts processes, and the store still holds the
             # addresses of the earlier ones: a prefix per restart keeps them apart.
@@ -199,7 +199,7 @@ def joined(ranks: Ranks) -> Iterator[Ranks]:
             store=store,
             rank=ranks.rank,
             world_size=ranks.world,
-            timeout=PATIENCE,
+            timeout=patience,
             device_id=ranks.device if ranks.device.type == "cuda" else None,
         )
     try:

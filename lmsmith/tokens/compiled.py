@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,8 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Kernel:
     nothing is cached, each process compiles again, and the warning names NUMBA_CACHE_DIR. A cache
     that cannot be read or written later is not an error either.
 
-    A change of the function's file or of any file in this package invalidates the cache. Numba
-    itself checks only the file of the function, not the files of the functions that it calls.
+    A change of the function's file, of the files of compiled functions that it imports, or of any
+    file in this package invalidates the cache. Numba itself checks only the file of the function.
     """
     try:
         dispatcher = _njit(cache=True, nogil=True, parallel=parallel, no_cfunc_wrapper=True)(
@@ -63,7 +64,7 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Kernel:
     except RuntimeError:  # Numba found no writable folder
         dispatcher, cached = _njit(nogil=True, parallel=parallel)(function), False
     if cached:
-        _handle_cache_errors(dispatcher._cache, Path(function.__code__.co_filename))
+        _handle_cache_errors(dispatcher._cache, _sources(function))
     return Kernel(function, dispatcher, cached)
 
 
@@ -110,13 +111,13 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _handle_cache_errors(cache: Any, file: Path) -> None:
-    """Makes a Numba cache depend on all files of this package, and handles its read and write
-    errors.
-    """
+def _handle_cache_errors(cache: Any, sources: set[Path]) -> None:
+    """Makes a Numba cache depend on these files, and handles its read and write errors."""
     load, save = cache.load_overload, cache.save_overload
+    stamp = (_stamp(sources), numba.__version__)
     if hasattr(cache._cache_file, "_source_stamp"):
-        cache._cache_file._source_stamp = (_source_stamp(file), numba.__version__)
+        cache._cache_file._source_stamp = stamp
+    _check_contents(cache._cache_file, stamp)
 
     def load_or_compile(signature: Any, target: Any) -> Any:
         try:
@@ -138,6 +139,26 @@ def _handle_cache_errors(cache: Any, file: Path) -> None:
     cache.load_overload, cache.save_overload = load_or_compile, save_or_warn
 
 
+def _check_contents(file: Any, stamp: Any) -> None:
+    """Stores with the machine code of a function the argument types and sources that it is for, and
+    ignores a file that holds something else.
+
+    Numba numbers its files. If two processes compile a function for different types at the same
+    time, both take the next number, and the index may then say float64 where the file has the
+    machine code for float32. Numba would run it, with wrong results and no error.
+    """
+    load, save = file.load, file.save
+
+    def load_checked(key: Any) -> Any:
+        found = load(key)
+        return found[2] if found is not None and found[:2] == (stamp, key) else None
+
+    def save_labelled(key: Any, data: Any) -> None:
+        save(key, (stamp, key, data))
+
+    file.load, file.save = load_checked, save_labelled
+
+
 def _is_on_disk(cache: Any) -> bool:
     """Returns whether the cache contains the function, for any argument types."""
     try:
@@ -146,9 +167,19 @@ def _is_on_disk(cache: Any) -> bool:
         return False
 
 
-def _source_stamp(file: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and modification time of all files of this package, and of `file` if outside."""
-    files = {*Path(__file__).parent.glob("*.py"), file}
+def _sources(function: Callable[..., Any]) -> set[Path]:
+    """The files of this package, of the function, and of compiled functions in its module."""
+    modules = {
+        sys.modules.get(value.__module__)
+        for value in function.__globals__.values()
+        if type(value).__module__.startswith("numba.") and hasattr(value, "__module__")
+    }
+    files = {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
+    return files | {*Path(__file__).parent.glob("*.py"), Path(function.__code__.co_filename)}
+
+
+def _stamp(files: set[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and modification time of each file."""
     return tuple(
         (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)
     )

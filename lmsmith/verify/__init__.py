@@ -11,6 +11,7 @@ from lmsmith.verify import (  # noqa: F401  each registers its equivalences
     gradients,
     layers,
     likelihood,
+    longer,
     planning,
     ranks,
     resuming,

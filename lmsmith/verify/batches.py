@@ -22,7 +22,7 @@ from lmsmith.verify.models import VARIANTS, T, V, device, small_model
 from lmsmith.verify.registry import equivalence, relative, unequal
 
 
-@equivalence("windows", "targets are the next tokens, each predicted once an epoch", bound=0.0)
+@equivalence("windows", "targets; next tokens, once an epoch", bound=0.0)
 def windows() -> float:
     """All ids differ, so that a target names its position. Two ranks read the two halves."""
     ids = np.arange(1, 900, dtype=np.uint16)
@@ -40,7 +40,7 @@ def windows() -> float:
     return unequal(len(set(seen)), n_windows * T)
 
 
-@equivalence("rows", "padded rows; each document once, next tokens, nothing else", bound=0.0)
+@equivalence("rows", "padded rows; each document once", bound=0.0)
 def rows() -> float:
     rng = np.random.default_rng(2)
     documents = [rng.integers(1, V, n).tolist() for n in rng.integers(1, T - 1, 40)]
@@ -61,7 +61,7 @@ def rows() -> float:
     return unequal(sorted(found), sorted(expected))
 
 
-@equivalence("held-out text", "no validation document is trained on; all text is in one", bound=0.0)
+@equivalence("held-out text", "two splits; all text, no overlap", bound=0.0)
 def held_out_text() -> float:
     documents = [f"Document {n} says {n * n}.\n" for n in range(200)]
     with tempfile.TemporaryDirectory() as place:
@@ -79,7 +79,7 @@ def held_out_text() -> float:
     return unequal(train | validation, {text.strip() for text in documents})
 
 
-@equivalence("packed documents", "packed into rows; each document alone", bound=1e-10, cuda=1e-9)
+@equivalence("packed documents", "packed rows; each document alone", bound=1e-10, cuda=1e-9)
 def packed_documents() -> float:
     """Loss and every gradient, with windows, tables and rotary positions."""
     rng, worst = np.random.default_rng(3), 0.0

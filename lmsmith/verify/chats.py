@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 
 from lmsmith.chat.conversations import Conversation
@@ -11,7 +10,7 @@ from lmsmith.chat.templates import TEMPLATES, ChatTemplate, special_tokens
 from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.extended import with_special_tokens
 from lmsmith.tokens.tokenizer import ByteTokenizer, Tokenizer
-from lmsmith.verify.registry import Skipped, equivalence, unequal
+from lmsmith.verify.registry import equivalence, package, unequal
 
 ENDS = {"lmsmith": "<|end|>", "chatml": "<|im_end|>", "llama3": "<|eot_id|>"}
 WORDS = ("Hello", "7", "it's", "line\nbreak", "naïve", "雪", "a  b", "<b>", "{{ x }}", "user")
@@ -33,12 +32,11 @@ def _conversations(n: int, specials: list[str]) -> list[Conversation]:
 
 
 def _tokenizer(name: str) -> Tokenizer:
-    if importlib.util.find_spec("jinja2") is None:
-        raise Skipped("jinja2 is not installed: `pip install 'lmsmith[chat]'`")
+    package("jinja2", "lmsmith[chat]")
     return with_special_tokens(ByteTokenizer(True), TEMPLATES[name].tokens)
 
 
-@equivalence("chat masks", "learned tokens of conversations; the assistant's text", bound=0.0)
+@equivalence("chat masks", "learned tokens; assistant's text", bound=0.0)
 def chat_masks() -> float:
     worst = 0.0
     for name, end in ENDS.items():
@@ -58,9 +56,7 @@ def chat_masks() -> float:
     return worst
 
 
-@equivalence(
-    "typed special tokens", "control tokens of a chat; those that its turns need", bound=0.0
-)
+@equivalence("typed special tokens", "control tokens; those of the turns", bound=0.0)
 def typed_special_tokens() -> float:
     """A special token in a message stays text: the number of control tokens depends only on the
     turns, and the prompt of an answer is the beginning of the conversation with it."""

@@ -14,7 +14,7 @@ from lmsmith.verify.models import VARIANTS, T, device, log_softmax, random_ids, 
 from lmsmith.verify.registry import apart, equivalence, unequal
 
 
-def _by_cache(decoder: Decoder, texts: list[list[int]], n_given: list[int]) -> list[torch.Tensor]:
+def by_cache(decoder: Decoder, texts: list[list[int]], n_given: list[int]) -> list[torch.Tensor]:
     """Logits after each token of each text from its `n_given`-th on: prompts of different lengths,
     then one token of each text per step, as long as the text lasts."""
     found = [
@@ -35,9 +35,7 @@ def _texts() -> tuple[list[list[int]], list[int]]:
     return random_ids(4, T).tolist(), [1, 5, T - 3, 12]
 
 
-@equivalence(
-    "cached decoding", "token by token with a KV cache; the full text", bound=1e-10, cuda=1e-9
-)
+@equivalence("cached decoding", "with a KV cache; the full text", bound=1e-10, cuda=1e-9)
 def cached_decoding() -> float:
     """Log-probabilities of all variants, by the compiled decoder and by the model's own cache."""
     texts, n_given = _texts()
@@ -47,13 +45,13 @@ def cached_decoding() -> float:
             model = small_model(variant)
             full = log_softmax(model(torch.tensor(texts, device=device())))
             for decoder in (decoder_for(model, 4), StateDecoder(model, 4)):
-                found = _by_cache(decoder, texts, n_given)
+                found = by_cache(decoder, texts, n_given)
                 for row, (logits, n) in enumerate(zip(found, n_given, strict=True)):
                     worst = max(worst, apart(log_softmax(logits), full[row, n - 1 :]))
     return worst
 
 
-@equivalence("batch invariance", "a text in a batch; the text alone: bits", bound=0.0)
+@equivalence("batch invariance", "bits in a batch; bits alone", bound=0.0)
 def batch_invariance() -> float:
     """In float32 by the compiled decoder."""
     texts, n_given = _texts()
@@ -61,16 +59,14 @@ def batch_invariance() -> float:
     with torch.no_grad():
         for variant in VARIANTS:
             model = small_model(variant, torch.float32)
-            together = _by_cache(decoder_for(model, 4), texts, n_given)
+            together = by_cache(decoder_for(model, 4), texts, n_given)
             for row, logits in enumerate(together):
-                alone = _by_cache(decoder_for(model, 1), [texts[row]], [n_given[row]])
+                alone = by_cache(decoder_for(model, 1), [texts[row]], [n_given[row]])
                 worst = max(worst, unequal(alone[0], logits))
     return worst
 
 
-@equivalence(
-    "greedy text", "generate at temperature 0; argmax of the full text", bound=0.0, cuda=0.0
-)
+@equivalence("greedy text", "temperature 0; argmax of full text", bound=0.0, cuda=0.0)
 def greedy_text() -> float:
     worst = 0.0
     for variant in VARIANTS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from pathlib import Path
 
@@ -16,14 +15,13 @@ from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import save_tokenizer
 from lmsmith.tokens.tokenizer import END_OF_TEXT
 from lmsmith.verify.models import T, random_ids, small_model
-from lmsmith.verify.registry import Skipped, equivalence, relative, unequal
+from lmsmith.verify.registry import equivalence, package, relative, unequal
 
 
-@equivalence("transformers", "logits of exported models in transformers; ours", bound=1e-5)
+@equivalence("transformers", "exported logits; ours", bound=1e-5)
 def in_transformers() -> float:
     """GPT-2 and Llama by transformers' own classes, and read back by us."""
-    if importlib.util.find_spec("transformers") is None:
-        raise Skipped("transformers is not installed")
+    package("transformers")
     ids, worst = random_ids(2, T), 0.0
     for variant in ("gpt2", "llama"):
         model = small_model(variant, torch.float32)
@@ -39,15 +37,14 @@ def in_transformers() -> float:
 
 @equivalence(
     "llama.cpp",
-    "log-probabilities and token ids of an exported model in llama.cpp; ours",
+    "exported probabilities, ids; ours",
     bound=1e-4,
 )
 def in_llama_cpp() -> float:
     """Llama's architecture with a learned tokenizer, as f32. Raises CheckpointError if llama.cpp
     gives other ids."""
-    for package in ("gguf", gguf_llama_cpp.LIBRARY):
-        if importlib.util.find_spec(package) is None:
-            raise Skipped(f"{package} is not installed")
+    for name in ("gguf", gguf_llama_cpp.LIBRARY):
+        package(name)
     texts = [text.encode() * 3 for text in gguf_llama_cpp.TEXTS]
     tokenizer = learn_bpe(texts, 400, pattern="llama3", special_tokens=[END_OF_TEXT])
     sizes = {"vocab_size": tokenizer.vocab_size, "d_model": 64, "d_ff": 96, "context_length": 96}

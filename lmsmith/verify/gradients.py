@@ -62,9 +62,7 @@ class Compared:
         )
 
 
-@equivalence(
-    "gradients", "scalars, modules and PyTorch; written out by hand", bound=TOLERANCE, cuda=1e-8
-)
+@equivalence("gradients", "three engines; written by hand", bound=TOLERANCE, cuda=1e-8)
 def three_engines() -> float:
     return _worst(compare_gradients(engines=("scalar", "modules", "torch")))
 

@@ -18,7 +18,7 @@ from lmsmith.verify.models import T, device, small_model
 from lmsmith.verify.registry import apart, equivalence
 
 
-@equivalence("attention", "attention with RoPE, groups and windows; loops", bound=1e-12, cuda=1e-11)
+@equivalence("attention", "RoPE, groups, windows; loops", bound=1e-12, cuda=1e-11)
 def attention() -> float:
     """Each query on its own, with every key that it may see."""
     worst = 0.0
@@ -37,7 +37,7 @@ def attention() -> float:
     return worst
 
 
-@equivalence("norms", "LayerNorm and RMSNorm; their definitions", bound=1e-12, cuda=1e-11)
+@equivalence("norms", "LayerNorm, RMSNorm; definitions", bound=1e-12, cuda=1e-11)
 def norms() -> float:
     x = torch.randn(7, 24, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     layer, root = (
@@ -53,7 +53,7 @@ def norms() -> float:
     return max(worst, apart(root(x), expected * _numbers(root.weight)))
 
 
-@equivalence("feed-forward", "SwiGLU and GELU; their definitions", bound=1e-12, cuda=1e-11)
+@equivalence("feed-forward", "SwiGLU, GELU; definitions", bound=1e-12, cuda=1e-11)
 def feed_forward() -> float:
     x = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     worst = 0.0

@@ -30,9 +30,7 @@ def _nats(model: GPT, ids: list[int], stride: int) -> float:
     return total
 
 
-@equivalence(
-    "likelihood", "nats of windows with two strides; one token at a time", bound=1e-11, cuda=1e-10
-)
+@equivalence("likelihood", "windows, strides; token by token", bound=1e-11, cuda=1e-10)
 def likelihood() -> float:
     worst = 0.0
     ids = random_ids(3 * T + 5, seed=8)
@@ -47,9 +45,7 @@ def likelihood() -> float:
     return worst
 
 
-@equivalence(
-    "bits per byte", "of a text beyond ASCII; nats / ln 2 / bytes in UTF-8", bound=1e-11, cuda=1e-10
-)
+@equivalence("bits per byte", "beyond ASCII; nats / ln 2 / bytes", bound=1e-11, cuda=1e-10)
 def bits_per_byte() -> float:
     text = "Ein Maß für Größe: 雪が降る. " * 3
     worst = 0.0

@@ -24,7 +24,7 @@ SIZE = {
 PRESETS = ("gpt2", "llama", "qwen3", "modern")
 
 
-@equivalence("plan", "parameters and forward FLOPs from the config; counted by PyTorch", bound=0.0)
+@equivalence("plan", "parameters, FLOPs; PyTorch's counts", bound=0.0)
 def plan() -> float:
     """With attention over all keys, which the counter's math backend computes."""
     worst = 0.0

@@ -1,7 +1,11 @@
 """The program of each of two processes that `ranks.py` starts with torchrun.
 
 Compares loss and gradients of a batch, divided between the ranks, with those of one process, and
-writes the difference to a file with the rank's number in the folder of the first argument.
+writes the difference to a file with the rank's number in the folder of the first argument. If it
+fails, it writes the error to "RANK.error" there, because torchrun's own message lacks it.
+
+On a busy machine one rank may be a minute behind the other, so they wait for each other as long as
+ranks that compile.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lmsmith.distributed.ranks import joined, ranks_from_environment
+from lmsmith.distributed.ranks import LONG, joined, ranks_from_environment
 from lmsmith.distributed.shard import SummedLoss, parallelize, synchronised, unshard
 from lmsmith.targets import IGNORED
 from lmsmith.verify.models import T, random_ids, small_model
@@ -35,7 +39,7 @@ def _difference() -> float:
     ranks = ranks_from_environment()
     inputs, targets = _batch()
     n_targets, worst = int((targets != IGNORED).sum()), 0.0
-    with joined(ranks):
+    with joined(ranks, LONG):
         for variant in ("gpt2", "modern"):
             alone: Any = small_model(variant)
             expected = SummedLoss(alone)(inputs, targets)
@@ -50,14 +54,19 @@ def _difference() -> float:
                         part = module(inputs[row : row + 1], targets[row : row + 1])
                         (part * ranks.world / n_targets).backward()
                     total += float(part.detach())
+                ranks.wait(LONG)
                 worst = max(worst, relative(ranks.sum(total)[0], expected))
                 for p, q in zip(model.parameters(), alone.parameters(), strict=True):
                     worst = max(worst, relative(unshard(p.grad), q.grad))
-        ranks.wait()
+        ranks.wait(LONG)
     return worst
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     path = Path(sys.argv[1], os.environ["RANK"])
-    path.write_text(repr(_difference()), "ascii")
+    try:
+        path.write_text(repr(_difference()), "ascii")
+    except Exception as error:
+        path.with_suffix(".error").write_text(f"{type(error).__name__}: {error}", "utf-8")
+        raise

@@ -19,27 +19,52 @@ import torch
 from lmsmith.verify.registry import Skipped, equivalence
 
 SECONDS, GRACE = 600.0, 10.0  # of all, even on a busy machine; of torchrun to end its processes
+LAUNCHER = (
+    "torch.distributed.run",
+    "--nproc-per-node=2",
+    "--rdzv-backend=c10d",
+    "--rdzv-endpoint=127.0.0.1:0",  # any free port
+    "--local-addr=127.0.0.1",  # else torchrun looks up the host name, which need not be known
+)
 
 
-@equivalence("two ranks", "loss and gradients of two processes; of one", bound=1e-11)
+@equivalence("two ranks", "DDP and FSDP; one process", bound=1e-11)
 def two_ranks() -> float:
     if os.name == "nt" or not torch.distributed.is_available():
         raise Skipped("torch.distributed with Gloo is not available on this machine")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     with tempfile.TemporaryDirectory() as place:
         process = subprocess.Popen(
-            [sys.executable, *launcher, "-m", "lmsmith.verify.rank_program", place],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": place},
+            [sys.executable, "-m", *LAUNCHER, "-m", "lmsmith.verify.rank_program", place],
+            cwd=place,
+            env=_environment(place),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         with _ended(process):
             _, said = process.communicate(timeout=SECONDS)
+        errors = [path.read_text("utf-8") for path in sorted(Path(place).glob("*.error"))]
         results = [Path(place, rank) for rank in "01"]
         if process.returncode or not all(path.exists() for path in results):
-            raise RuntimeError(f"torchrun ended with status {process.returncode}: {said[-500:]}")
+            why = "; ".join(errors) or said[-500:]
+            raise RuntimeError(f"torchrun ended with status {process.returncode}: {why}")
         return float(np.max([float(path.read_text("ascii")) for path in results]))
+
+
+def _environment(place: str) -> dict[str, str]:
+    """The environment of torchrun, without the user's settings of it and of the process group.
+
+    Modules are imported from the same folders as here: a file such as queue.py in the user's folder
+    would replace Python's.
+    """
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PET_", "TORCHELASTIC_", "GLOO_", "MASTER_", "TORCH_DISTRIBUTED_"))
+    }
+    modules = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
+    return ours | {"OMP_NUM_THREADS": "1", "TMPDIR": place, "PYTHONPATH": modules}
 
 
 @contextmanager

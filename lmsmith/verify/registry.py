@@ -1,6 +1,6 @@
 """An equivalence: two ways to compute the same thing, and how far apart they may be.
 
-    @equivalence("cached decoding", "the KV cache against the full text", bound=1e-10)
+    @equivalence("cached decoding", "with a KV cache; the full text", bound=1e-10)
     def cached_decoding() -> float:
         return largest_difference(one_way(), other_way())
 
@@ -11,10 +11,15 @@ failure and becomes part of the outcome, because a bug may well end in one.
 
 `cuda` is the bound on a CUDA device. Equivalences without one compare programs of the CPU, and are
 measured there on every machine.
+
+The models are tiny, so PyTorch computes them with one thread: while other programs keep cores busy,
+several threads that wait for each other take up to a hundred times as long. `all_threads` is for
+equivalences that are about the number of threads.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +41,9 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Equivalence:
-    """`what` names both sides. `full`: measured only by `verify --full`."""
+    """`what` names both sides, in at most 36 characters, so that a printed line has 80. `full`:
+    measured only by `verify --full`. `all_threads`: with as many threads as training uses, not one.
+    """
 
     name: str
     what: str
@@ -44,6 +51,7 @@ class Equivalence:
     measure: Measure
     full: bool = False
     cuda: float | None = None
+    all_threads: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,13 +90,19 @@ EQUIVALENCES: dict[str, Equivalence] = {}
 
 
 def equivalence(
-    name: str, what: str, *, bound: float, cuda: float | None = None, full: bool = False
+    name: str,
+    what: str,
+    *,
+    bound: float,
+    cuda: float | None = None,
+    full: bool = False,
+    all_threads: bool = False,
 ) -> Callable[[Measure], Measure]:
     """Registers a function that returns the largest difference between the two sides."""
 
     def register(measure: Measure) -> Measure:
         assert name not in EQUIVALENCES, name
-        EQUIVALENCES[name] = Equivalence(name, what, bound, measure, full, cuda)
+        EQUIVALENCES[name] = Equivalence(name, what, bound, measure, full, cuda, all_threads)
         return measure
 
     return register
@@ -102,10 +116,10 @@ def run(
 
     Random numbers, the number of threads and other global settings are as before afterwards.
     """
-    for name in EQUIVALENCES if names is None else names:
-        one = EQUIVALENCES[name]
-        if names is None and one.full and not full:
-            continue
+    found = [EQUIVALENCES[name] for name in names or EQUIVALENCES]
+    if names is None:
+        found = [one for one in found if not one.full] + [one for one in found if full and one.full]
+    for one in found:
         yield _measured(one, device)
 
 
@@ -118,6 +132,7 @@ def _measured(one: Equivalence, device: str) -> Outcome:
     began, threads = time.monotonic(), torch.get_num_threads()
     difference, skipped, problem = math.nan, False, ""
     try:
+        torch.set_num_threads(threads if one.all_threads else 1)
         with torch.random.fork_rng([]), on(device):
             difference = float(one.measure())
     except Skipped as reason:
@@ -128,6 +143,18 @@ def _measured(one: Equivalence, device: str) -> Outcome:
         torch.set_num_threads(threads)
     seconds = time.monotonic() - began
     return Outcome(one.name, one.what, bound, difference, seconds, skipped, problem)
+
+
+def package(name: str, pip: str = "") -> Any:
+    """Imports an optional package. Raises Skipped if it is not installed or its import fails.
+    `pip`: what installs it, if not its own name."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a broken package may raise anything, and says nothing about ours
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            how = f": pip install '{pip}'" if pip else ""
+            raise Skipped(f"{name} is not installed{how}") from None
+        raise Skipped(f"{name} cannot be imported ({type(error).__name__}: {error})") from None
 
 
 # ---- differences ---------------------------------------------------------------------------------

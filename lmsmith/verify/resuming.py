@@ -46,7 +46,9 @@ class _Keep(Hook):
 
 class _Stop(Hook):
     name = "stop"
-    every = STOP
+
+    def __init__(self, every: int) -> None:
+        self.every = every
 
     def after_step(self, context: Context) -> None:
         context.request_stop("verify")
@@ -101,24 +103,36 @@ def _go(training: Training) -> None:
         raise Stopped(training.context.signals.signal)
 
 
-@equivalence("resume", "stopped and resumed; uninterrupted: weights, optimizer, losses", bound=0.0)
+@equivalence("resume", "stopped and resumed; uninterrupted", bound=0.0)
 def resume() -> float:
     """With dropout, a decaying rate, and the best weights from before the stop."""
     with _place() as place:
-        _go(_training(place / "one"))
-        _go(_training(place / "two", _Stop()))
-        again = _training(place / "two")
-        if not again.restore(without_hooks=["stop"]):
-            return float("inf")
-        _go(again)
-        one, two = (load_checkpoint(place / name) for name in ("one", "two"))
-        worst = max(_tensors_apart(one.tensors[group], two.tensors[group]) for group in one.tensors)
-        ours, theirs = (load_model(place / name / "model")[0] for name in ("one", "two"))
-        worst = max(worst, _tensors_apart(ours, theirs))
-        return max(worst, unequal(*(_losses(place / name) for name in ("one", "two"))))
+        return resumed_apart(uninterrupted(place / "one"), place / "two", STOP)
 
 
-@equivalence("best weights", "RUN/model; the weights at the lowest validation loss", bound=0.0)
+def uninterrupted(run: Path) -> Path:
+    """Trains in one go, and returns the run's folder."""
+    _go(_training(run))
+    return run
+
+
+def resumed_apart(one: Path, run: Path, stop: int) -> float:
+    """The difference between a run and one that stops after `stop` steps and is resumed."""
+    _go(_training(run, _Stop(stop)))
+    again = _training(run)
+    if not again.restore(without_hooks=["stop"]):
+        return float("inf")
+    _go(again)
+    ours, theirs = (load_checkpoint(place) for place in (one, run))
+    worst = max(
+        _tensors_apart(ours.tensors[group], theirs.tensors[group]) for group in ours.tensors
+    )
+    best = [load_model(place / "model")[0] for place in (one, run)]
+    worst = max(worst, _tensors_apart(*best))
+    return max(worst, unequal(*(_losses(place) for place in (one, run))))
+
+
+@equivalence("best weights", "RUN/model; lowest validation loss", bound=0.0)
 def best_weights() -> float:
     with _place() as place:
         keep = _Keep(EVERY)
@@ -138,7 +152,7 @@ def best_weights() -> float:
         return worst if any(not torch.equal(saved[name], last[name]) for name in last) else 1.0
 
 
-@equivalence("validation loss", "logged during training; scored afterwards", bound=1e-6)
+@equivalence("validation loss", "while training; scored afterwards", bound=1e-6)
 def validation_loss() -> float:
     """Dropout is off while a run evaluates, and on again afterwards."""
     with _place() as place:

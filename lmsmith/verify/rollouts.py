@@ -6,7 +6,6 @@ leaves them out differentiates another policy than the one that gave the answers
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from lmsmith.chat.prepare import Speaker
@@ -20,15 +19,14 @@ from lmsmith.generate.sampling import Sampling
 from lmsmith.tokens.extended import with_special_tokens
 from lmsmith.tokens.tokenizer import ByteTokenizer
 from lmsmith.verify.models import small_model
-from lmsmith.verify.registry import Skipped, apart, equivalence
+from lmsmith.verify.registry import apart, equivalence, package
 
 SETTINGS = (Sampling(temperature=0.7), Sampling(temperature=1.3, top_k=20, top_p=0.9, min_p=0.01))
 
 
-@equivalence("rollouts", "log-probabilities of the trainer; of the sampler", bound=1e-5)
+@equivalence("rollouts", "trainer's probabilities; sampler's", bound=1e-5)
 def rollouts() -> float:
-    if importlib.util.find_spec("jinja2") is None:
-        raise Skipped("jinja2 is not installed: `pip install 'lmsmith[chat]'`")
+    package("jinja2", "lmsmith[chat]")
     tokenizer = with_special_tokens(ByteTokenizer(True), known("lmsmith").tokens)
     speaker = Speaker(tokenizer, ChatTemplate.named("lmsmith", tokenizer))
     model: Any = small_model("llama", vocab_size=tokenizer.vocab_size, context_length=64)

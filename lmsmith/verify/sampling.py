@@ -46,7 +46,7 @@ def _definition(logits: np.ndarray, s: Sampling) -> np.ndarray:
     return np.asarray(found / found.sum())
 
 
-@equivalence("sampling", "probabilities after penalties and filters; their definitions", bound=1e-9)
+@equivalence("sampling", "filters, penalties; definitions", bound=1e-9)
 def sampling() -> float:
     logits, worst = _logits(), 0.0
     for settings in SETTINGS:
@@ -60,7 +60,7 @@ def sampling() -> float:
     return worst
 
 
-@equivalence("drawn tokens", "frequencies of 20,000 draws; probabilities (in 6 sigma)", bound=1.0)
+@equivalence("drawn tokens", "20,000 draws; share of six sigma", bound=1.0)
 def drawn_tokens() -> float:
     """The largest deviation of a frequency, as a share of six standard deviations."""
     logits, settings, n = _logits()[:1], Sampling(temperature=1.2, top_k=12), 20_000

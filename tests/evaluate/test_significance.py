@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from lmsmith.evaluate import significance
 from lmsmith.evaluate.significance import (
     FEWEST,
     MOST_EXACT,
     _expanded,
+    _resampled_ratios,
     holm,
     mcnemar,
     paired_accuracy,
@@ -51,6 +53,17 @@ def test_the_bootstrap_equals_scipys_percentile_interval_expanded() -> None:
     turned = paired_bootstrap(b, a, w, n_resamples=40_000)
     assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), rel=1e-9)
     assert turned.p == pytest.approx(found.p)
+
+
+def test_every_item_is_drawn_equally_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of n items is 1/n of a resample on average, the first and the last too."""
+    n, n_resamples = 7, 4000
+    monkeypatch.setattr(significance, "_AT_ONCE", 1500 * n)  # two full parts and a shorter one
+    for item in range(n):
+        shares = _resampled_ratios(np.eye(n)[item], np.ones(n), n_resamples, seed=item)
+        assert len(shares) == n_resamples
+        error = math.sqrt(1 / n * (1 - 1 / n) / n / n_resamples)
+        assert shares.mean() == pytest.approx(1 / n, abs=5 * error)
 
 
 @pytest.mark.parametrize("n", [10, 20, 100])

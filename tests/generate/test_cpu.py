@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from decoder_models import GPT2, VARIANTS, T, full_logits, model_of, random_texts
 
+from lmsmith.generate import kernels
 from lmsmith.generate.cache import SlotCache
 from lmsmith.generate.cpu import CpuDecoder
 from lmsmith.generate.decoders import StateDecoder, decoder_for
@@ -137,3 +138,22 @@ def test_both_decoders_agree() -> None:
     for id in text[7:]:
         a, b = compiled.step([1], [id]), plain.step([1], [id])
         assert F.l1_loss(a, b) < 1e-10
+
+
+@pytest.mark.parametrize("n", [1, 4, 6, 8, 16])
+def test_attention_reads_and_writes_nothing_beyond_the_last_position(n: int) -> None:
+    """Numba does not check bounds: a score too many would be another head's, or other memory."""
+    H, G, K, C = 4, 2, 16, 16
+    rng = np.random.default_rng(n)
+    q = rng.normal(size=(H, K))
+    keys, values = rng.normal(size=(2, 1, G, C, K))
+    keys[:, :, n:] = values[:, :, n:] = np.nan
+    scores, y = np.full((H, C + 8), 7.0), np.zeros((1, H * K))
+    positions, slots = np.array([n - 1]), np.array([0])
+    kernels.attend(q, 1, K, positions, slots, 0.25, keys, values, scores, y)
+    for h in range(H):
+        k, v = keys[0, h // 2, :n], values[0, h // 2, :n]
+        weights = np.exp(0.25 * k @ q[h])
+        found = y[0, h * K : (h + 1) * K]
+        np.testing.assert_allclose(found, weights @ v / weights.sum(), rtol=1e-12)
+    assert (scores[:, n:] == 7).all()

@@ -53,6 +53,13 @@ def test_rotary() -> None:
     torch.testing.assert_close(rotary(x[:, 4:7], 4), wanted[:, 4:7], rtol=1e-13, atol=1e-13)
 
 
+def test_rotary_by_real_numbers_as_compilers_and_gpus_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    x = numbers(2, 9, 3, 4)
+    found = Rotary.make(config(rope_base=100.0))(x, 0)
+    torch.testing.assert_close(found, turned(x, 100.0), rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parametrize("scaling", ["linear", "llama3"])
 def test_rotary_with_rope_scaling(scaling: Any) -> None:
     """Each frequency separately, by how many turns it makes within the original context."""

@@ -21,6 +21,36 @@ EQUIVALENTS: dict[tuple[str, str, str, str], str] = {
         "*",
     ): "the scale only decides how many numbers the last bucket has, so only the speed",
     (
+        "lmsmith/generate/filters.py",
+        "floor = 0.5 * (1 - share) * total / len(z)",
+        "0.5",
+        "1.0",
+    ): "the floor only decides how wide the buckets are, so only the speed",
+    (
+        "lmsmith/generate/filters.py",
+        "return int(place if place < _BUCKETS - 1 else _BUCKETS - 1)",
+        "1",
+        "2",
+    ): "numbers of the last bucket but one move to the last; buckets stay in order",
+    (
+        "lmsmith/generate/filters.py",
+        "low, high = lanes[:half], lanes[half : 2 * half]",
+        "2",
+        "3",
+    ): "only the first half of `high` is read",
+    (
+        "lmsmith/tokens/merge.py",
+        "ids = cache.room_for_ids(len(texts.padded) + 4)",
+        "+",
+        "-",
+    ): "the padding after each text has no ids, so there is room for the excess bytes either way",
+    (
+        "lmsmith/generate/decoders.py",
+        "PROMPT_TOKENS = 2048",
+        "2048",
+        "2049",
+    ): "only how long running sequences wait for prompts",
+    (
         "lmsmith/generate/sampling.py",
         "self._touched[2, place] = 1",
         "1",

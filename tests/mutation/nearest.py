@@ -94,12 +94,14 @@ def in_processes(file: str) -> list[str]:
 
 def _statement(source: str, line: int) -> tuple[int, int]:
     """First and last line of the innermost statement that contains a line, without the statements
-    inside it."""
+    inside it. For a function's own line, which runs during imports: those of the function."""
     best = (line, line)
     for node in _statements(ast.parse(source)):
         body = getattr(node, "body", None)
         end = body[0].lineno - 1 if isinstance(body, list) and body else node.end_lineno
         if node.lineno <= line <= max(node.lineno, end or 0):
+            if isinstance(node, ast.FunctionDef):
+                end = node.end_lineno
             best = (node.lineno, max(node.lineno, end or 0))
     return best
 

@@ -107,6 +107,7 @@ def test_the_interval_is_wilsons(n_detected: int, n: int) -> None:
 def test_tests_that_reach_a_statement_come_first(tmp_path: Path) -> None:
     assert _statement(SOURCE, 5) == (5, 5)
     assert _statement("x = f(\n    1,\n    2,\n)\n", 3) == (1, 4)
+    assert _statement("def f(x=1):\n    return x\n", 1) == (1, 2)  # the default runs on import
     change = next(core.changes("lmsmith/loss.py"))
     path = tmp_path / "reach.json"
     line = change.mutant.line

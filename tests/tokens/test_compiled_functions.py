@@ -90,6 +90,35 @@ def test_a_damaged_cache_is_rebuilt(caplog: pytest.LogCaptureFixture, tmp_path: 
         assert start(caplog) == []
 
 
+def _total(x: Any) -> Any:
+    total = x[0] * 0
+    for i in range(len(x)):
+        total += x[i]
+    return total
+
+
+def test_two_processes_compile_for_different_types_at_the_same_time() -> None:
+    """Both take the same file name for their machine code, and the later one wins. A third process
+    would run code for float64 on int64, and get a denormal number without any error.
+    """
+    whole, halves = np.arange(4), np.arange(4) / 2
+    one, other = kernel(_total), kernel(_total)
+    file = one.dispatcher._cache._cache_file
+    save = file._save_data
+
+    def save_after_the_other(name: str, data: Any) -> None:
+        Path(file._index_path).unlink()  # the other has read the index before this one wrote it
+        assert other(whole) == 6
+        save(name, data)
+
+    file._save_data = save_after_the_other
+    assert one(halves) == 3
+    for _ in range(2):
+        third = kernel(_total)
+        assert (third(whole), third(halves)) == (6, 3)
+    assert third.dispatcher.stats.cache_hits.total() == 2  # both are on disk now
+
+
 def test_only_kernel_uses_numbas_cache() -> None:
     for path in sorted((PROJECT / "lmsmith").rglob("*.py")):
         source = path.read_text(encoding="utf-8")
@@ -138,3 +167,24 @@ def test_python_calls_no_inner_function() -> None:
             called = {ast.unparse(n.func) for n in ast.walk(function) if isinstance(n, ast.Call)}
             assert not called & inner, f"{path.name}: {function.name}"
     assert n_inner > 30
+
+
+def test_a_change_of_a_compiled_function_in_another_file_is_seen(tmp_path: Path) -> None:
+    """Numba would run the old code: it looks at the file of the kernel alone."""
+    (tmp_path / "kernels.py").write_text(
+        "from lmsmith.tokens.compiled import kernel\nfrom parts import part\n"
+        "@kernel\ndef whole(x):\n    return part(x)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(PROJECT)])
+    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    for n in (1, 22):
+        source = f"import numba\n@numba.njit\ndef part(x):\n    return x + {n}\n"
+        (tmp_path / "parts.py").write_text(source)
+        written = subprocess.run(
+            [sys.executable, "-c", "import kernels; print(kernels.whole(100))"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert written == f"{100 + n}\n"

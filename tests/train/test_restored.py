@@ -48,7 +48,10 @@ def test_best_weights_from_before_the_checkpoint(
     )
     oracle = training(run="oracle")
     oracle.go()
-    training(hooks=[StopAt(stop)]).go()
+    first = training(hooks=[StopAt(stop)])
+    first.go()
+    groups = load_checkpoint(first.context.run).tensors
+    assert ("best" in groups) == (stop != 10)  # at the best step, the weights are the best ones
     again = training()
     assert again.restore(without_hooks=["StopAt"])
     assert again.state.step == stop

@@ -1,12 +1,17 @@
 """One training step against PyTorch's own loss, gradients and norm."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 
+import lmsmith.train.step
 from lmsmith.config import RunConfig
 from lmsmith.data.batches.windows import Batches
 from lmsmith.data.corpus import Corpus
@@ -16,7 +21,7 @@ from lmsmith.models.gpt import GPT
 from lmsmith.optim.scaling import GradientScale
 from lmsmith.optim.schedule import learning_rate_share
 from lmsmith.train.replica import Replica
-from lmsmith.train.step import clip, dropout_seed, norm_of, train_step
+from lmsmith.train.step import _fits, clip, dropout_seed, norm_of, train_step
 
 N_STEPS = 10
 
@@ -205,3 +210,52 @@ def test_each_rank_draws_its_own_dropout_masks(config: RunConfig, corpus: Corpus
         expected.append(F.cross_entropy(logits, torch.from_numpy(batch.targets).flatten()).item())
     assert found == pytest.approx(expected, rel=1e-9)
     assert found[0] != pytest.approx(found[1], rel=1e-3)
+
+
+def test_metrics_of_the_objective_are_those_of_the_step(
+    config: RunConfig, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradient(replica: Replica, *_: Any) -> tuple[float, float]:
+        replica.metrics = {"margin": 0.25}
+        return 2.0, 3.0
+
+    monkeypatch.setattr(lmsmith.train.step, "gradient", gradient)
+    found = Setup(config, corpus).step(0)
+    assert (found["loss"], found["grad_norm"], found["margin"]) == (2.0, 3.0, 0.25)
+
+
+class Cramped(nn.parallel.DistributedDataParallel):
+    """Has memory for micro-batches of this many rows."""
+
+    rows = 0
+
+    def forward(self, *given: Any, **options: Any) -> Any:
+        if len(given[0]) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(*given, **options)
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """One process that talks to itself."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_micro_batch_is_tried_before_the_processes_communicate(
+    config: RunConfig, corpus: Corpus
+) -> None:
+    """Each size is tried twice, and leaves no gradients. A size that does not fit is not noted."""
+    setup = Setup(config, corpus)
+    replica = setup.replica
+    replica.summed_loss = cramped = Cramped(replica.summed_loss)
+    n = replica.rows_at_once
+    assert not _fits(replica, setup.batches, 0)
+    assert replica.rows_that_fitted == []
+    cramped.rows = n
+    for times in (1, 2, 2):
+        assert _fits(replica, setup.batches, 0)
+        assert replica.rows_that_fitted == [n] * times
+        assert all(p.grad is None for p in setup.model.parameters())

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from lmsmith.verify import EQUIVALENCES, Skipped, equivalence, run
 from lmsmith.verify.models import on, random_ids, small_model
 from lmsmith.verify.registry import Equivalence, apart, relative, unequal
 
-SLOW = ("two ranks", "training step", "packed documents")  # start processes, or take seconds
+SLOW = {name for name, one in EQUIVALENCES.items() if one.full} | {"two ranks"}  # take seconds
 
 
 @pytest.fixture(autouse=True)
@@ -57,14 +58,22 @@ def test_it_holds_here(name: str) -> None:
 def test_one_line_each_and_the_status(capsys: pytest.CaptureFixture[str]) -> None:
     status, out = verify(capsys)
     assert status == 0
-    lines = out.splitlines()
-    assert lines[0].split() == ["ok", "sum", "1.0e-12", "(bound", "1e-09)", "1", "+", "1;", "2"]
+    first, *lines = out.splitlines()
+    assert first.endswith("their largest difference (bound):")
+    assert lines[0].split() == ["ok", "sum", "1.0e-12", "(1e-09)", "1", "+", "1;", "2"]
     assert lines[1].split() == ["skip", "ids", "tiktoken", "is", "not", "installed"]
-    assert lines[2].startswith("1 of 2 hold, 1 skipped, in 0 s. Hash ")
+    assert lines[2] == "1 of 2 hold, 1 skipped, in 0 s."
+    assert lines[3].startswith("Hash ")
     status, out = verify(capsys, "--full")
     assert status == 1
-    assert "FAIL  broken                ZeroDivisionError: division by zero: one; other" in out
-    assert "Above the bound: broken. This is a bug" in out
+    assert "FAIL  broken               an error         one; other" in out
+    assert "broken: ZeroDivisionError: division by zero\nEnded by an error: broken. If" in out
+    assert "Above the bound" not in out
+    equivalence("far", "one; other", bound=1e-9)(lambda: 1e-3)
+    status, out = verify(capsys, "far")
+    assert status == 1
+    assert "FAIL  far                  1.0e-03 (1e-09)  one; other" in out
+    assert "Above the bound: far. This is a bug" in out
 
 
 @pytest.mark.usefixtures("three")
@@ -95,6 +104,41 @@ def test_reports_find_the_latest_result_of_this_version(capsys: pytest.CaptureFi
 def test_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match=r"no equivalence 'resum'\. Did you mean 'resume'"):
         verify(capsys, "resum")
+
+
+def test_a_line_has_at_most_80_characters() -> None:
+    assert max(len(one.name) for one in EQUIVALENCES.values()) <= 20
+    assert max(len(one.what) for one in EQUIVALENCES.values()) <= 36
+    assert all("; " in one.what for one in EQUIVALENCES.values())
+
+
+def test_one_thread_unless_the_equivalence_is_about_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lmsmith.verify.registry.EQUIVALENCES", {})
+    before, used = torch.get_num_threads(), list[int]()
+    for name, every in (("tiny", False), ("threads", True)):
+        measure = equivalence(name, "one; other", bound=9, all_threads=every)
+        measure(lambda: used.append(torch.get_num_threads()) or 0.0)
+    try:
+        torch.set_num_threads(3)
+        assert [outcome.agrees for outcome in run(["tiny", "threads"])] == [True, True]
+        assert (used, torch.get_num_threads()) == ([1, 3], 3)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("error", ["ImportError('needs torch 9')", "RuntimeError('old libfoo')"])
+def test_a_broken_package_says_nothing_about_ours(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiktoken.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tiktoken", raising=False)
+    (outcome,) = run(["tiktoken"])
+    assert outcome.skipped
+    assert outcome.problem.startswith("tiktoken cannot be imported (")
+    assert error.split("'")[1] in outcome.problem
 
 
 def test_bounds_on_cuda() -> None:

@@ -35,3 +35,14 @@ def test_the_page_tells_every_story() -> None:
     told = re.findall(r"^\| (.+?) \| .+? \| \[.+?\]\((.+?)\) \| (.+?) \|$", page, re.MULTILINE)
     expected = [(one.name, one.source, ", ".join(one.caught_by)) for one in EXHIBITS]
     assert told == expected
+
+
+def test_the_page_lists_every_equivalence_with_its_bound() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    told = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE)
+    found = {
+        name: 0.0 if bound == "equal" else float(bound)
+        for name, bound in told
+        if bound[0] in "e0123456789"
+    }
+    assert found == {one.name: one.bound for one in EQUIVALENCES.values()}

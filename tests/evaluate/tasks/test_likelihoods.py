@@ -82,19 +82,24 @@ def test_shared_contexts_change_nothing(kind: str, monkeypatch: pytest.MonkeyPat
     compare(model, pairs)
 
 
-def test_an_n_gram_model() -> None:
+def n_gram() -> LanguageModel:
     ids = torch.randint(V, (3000,), generator=torch.Generator().manual_seed(1)).numpy()
-    model = Ngram.learn(NgramConfig(vocab_size=V, order=3), ids.astype("uint16"))
-    compare(model, random_pairs(6)[:9])
+    return Ngram.learn(NgramConfig(vocab_size=V, order=3), ids.astype("uint16"))
 
 
-def test_a_greedy_ending_is_greedy() -> None:
-    model = model_of("learned positions")
+def test_an_n_gram_model() -> None:
+    compare(n_gram(), random_pairs(6)[:9])
+
+
+@pytest.mark.parametrize("kind", ["learned positions", "n-gram"])
+def test_a_greedy_ending_is_greedy(kind: str) -> None:
+    model = n_gram() if kind == "n-gram" else model_of(kind)
     context, ending = (3, 1, 4), list[int]()
     with torch.no_grad():
         for _ in range(4):
             ids = torch.tensor([[*context, *ending]])
-            ending.append(int(model(ids)[0, -1].argmax()))
+            logits = model.next_logits(ids, model.new_state(1))
+            ending.append(int(logits[0].argmax()))
     other = (*ending[:3], (ending[3] + 1) % V)
     found = log_likelihoods(model, [(context, tuple(ending)), (context, other)])
     assert [one.greedy for one in found] == [True, False]

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from lmsmith.errors import ConfigError, DataError
+from lmsmith.evaluate.tasks.core import CoreChoice, Description
 from lmsmith.evaluate.tasks.files import files_of, read_rows, to_item
 from lmsmith.evaluate.tasks.run import Subject, run_tasks, task_named
 from lmsmith.evaluate.tasks.task import Answer, ChoiceTask, Item, Task
@@ -169,6 +170,13 @@ def test_gsm8k_reads_the_number(tmp_path: Path) -> None:
         ("none", 0, 0),
     ):
         assert task.grade_text(item, text) == {"exact_match": exact, "exact_match_last": last}
+
+
+def test_core_compares_losses_per_token() -> None:
+    task = CoreChoice(Description("two", Path("two.jsonl"), 0, "multiple_choice", " ", 0.5))
+    answers = [Answer(-6.0, 3, True), Answer(-5.0, 1, True)]  # -2 and -5 per token
+    grades = [task.grade(Item(("q",), (" a b c", " d"), gold), answers) for gold in (0, 1)]
+    assert grades == [{"acc": 1.0}, {"acc": 0.0}]
 
 
 def test_accuracies_and_standard_errors() -> None:
