@@ -2,6 +2,7 @@
 
     python benchmarks/step_times.py measure [--configs 96] [--out step_times.jsonl]
     python benchmarks/step_times.py fit step_times.jsonl [--write]
+    python benchmarks/step_times.py grade [--write]
 
 `measure` draws tuning configs with a seed of their own, so that none of them is graded. Before each
 GROUP of them it measures the machine as `lmsmith plan --device here` does. Each config runs in a
@@ -12,8 +13,11 @@ call with the same file continues it.
 negative factors. It then predicts each config with factors that were fitted without it, and with
 the corrections of its group. The 80% interval lies between the 10th and the 90th percentile of
 measured / predicted. `--write` puts factors and interval into `lmsmith/plan/cpu_time.toml`, and the
-measurements into `tests/plan/data/tuning_steps.jsonl`, where a test repeats the fit. Run
-`lmsmith plan --grade` afterwards: its configs have not been seen.
+measurements into `tests/plan/data/tuning_steps.jsonl`, where a test repeats the fit.
+
+`grade` measures the seconds per step of the configs of `lmsmith plan --grade`, which no fit has
+seen, and prints the same summary. `--write` keeps the measurements in
+`tests/plan/data/graded_steps.jsonl`, with which a test checks the figures of the documentation.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +37,17 @@ from scipy.optimize import nnls
 
 from lmsmith.config.presets import preset
 from lmsmith.machine.limits import n_cores, omp_threads
+from lmsmith.plan.calibrate import calibration, corrections
 from lmsmith.plan.calibrate import configs as calibration_configs
-from lmsmith.plan.calibrate import corrections
 from lmsmith.plan.cpu_time import FILE, GROUP_OF, primitives
+from lmsmith.plan.devices import of_machine
 from lmsmith.plan.grade import Case, cases, measured_step
 from lmsmith.plan.here import Measured, measured
+from lmsmith.plan.time import step_time
 
 SEED, GROUP = 3101, 12
 DATA = Path(__file__).parents[1] / "tests" / "plan" / "data" / "tuning_steps.jsonl"
+GRADED = DATA.with_name("graded_steps.jsonl")
 NAMES = list(GROUP_OF)
 SMALLEST_ERROR = 0.02  # errors below it weigh the same
 
@@ -200,6 +208,28 @@ def report(paths: Sequence[Path], write: bool) -> None:
         DATA.write_text(measurements, encoding="utf-8")
 
 
+def grade(write: bool) -> None:
+    """Measures and grades the configs of `lmsmith plan --grade`."""
+    from lmsmith.plan import grade as graded
+    from lmsmith.train.ladder import seconds_of_step
+
+    timer = partial(seconds_of_step, threads=omp_threads() or n_cores())
+    grades, lines = list[graded.Grade](), list[dict[str, Any]]()
+    for index, case in enumerate(cases()):
+        if index % graded.GROUP == 0:
+            speeds = measured(calibration(timer), again=True, keep=False)
+            lines.append({"speeds": vars(speeds)})
+        config = preset(case[0]).changed(case[1], where="a case")
+        seconds, _ = measured_step(config, case, memory=False)
+        step = step_time(config, of_machine(speeds))
+        grades.append(graded.Grade(case, "time", step.seconds, step.low, step.high, seconds))
+        lines.append({"case": case, "seconds": seconds})
+        print(f"{index + 1}: {case[0]} {seconds * 1e3:.1f} ms, {grades[-1].error:+.1%}", flush=True)
+    print(graded.summary(grades, "time"))
+    if write:
+        GRADED.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     what = parser.add_subparsers(required=True, dest="what")
@@ -209,9 +239,13 @@ def main() -> None:
     fitting = what.add_parser("fit")
     fitting.add_argument("files", type=Path, nargs="+")
     fitting.add_argument("--write", action="store_true")
+    grading = what.add_parser("grade")
+    grading.add_argument("--write", action="store_true")
     options = parser.parse_args()
     if options.what == "measure":
         measure(options.configs, options.out)
+    elif options.what == "grade":
+        grade(options.write)
     else:
         report(options.files, options.write)
 

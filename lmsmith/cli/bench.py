@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,13 @@ def add(verbs: Verbs) -> None:
         usage="lmsmith bench train [--preset NAME] [--n N] [--SETTING VALUE]...",
     )
     train.add_argument("--n", type=at_least_one, default=8, metavar="N", help="steps to time (8)")
+    train.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="time more steps until they have taken S seconds (0)",
+    )
     train.add_argument("--json", action="store_true", help="print one JSON object")
     train.add_argument(
         "--memory", action="store_true", help="also measure the peak memory of tensors"
@@ -78,11 +86,21 @@ def add(verbs: Verbs) -> None:
     generate.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if 0 <= seconds < math.inf:
+        return seconds
+    raise argparse.ArgumentTypeError(f"{value!r}: expected a number of seconds, 0 or more")
+
+
 def _train(options: argparse.Namespace, console: Console, started: float) -> int:
     from lmsmith.train.ladder import bench_config, machine_in_words, peak_of_steps, time_steps
 
     config, device = bench_config(settings_given(options))
-    pace = time_steps(config, device, n=options.n)
+    pace = time_steps(config, device, n=options.n, least=options.seconds)
     memory = {"peak_tensor_bytes": peak_of_steps(config, device)} if options.memory else {}
     if options.json:
         print(

@@ -59,6 +59,7 @@ ACCUMULATED = (
 )
 
 SHORT = 0.3  # seconds for the steps of one config, in a calibration
+MOST_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,20 @@ class Rung:
 
 
 def time_steps(
-    config: RunConfig, device: torch.device, *, n: int = 8, plain_adamw: bool = False
+    config: RunConfig,
+    device: torch.device,
+    *,
+    n: int = 8,
+    least: float = 0.0,
+    plain_adamw: bool = False,
 ) -> Pace:
-    """Times `n` steps of a temporary model, after two warm-up steps (allocation, compilation)."""
+    """Times steps of a temporary model, after two warm-up steps (allocation, compilation): `n`, or
+    more until they have taken `least` seconds (at most MOST_STEPS).
+    """
     use_matmul(config.train.matmul, config.train.dtype)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = _seconds_of_steps(config, device, n + 2, plain_adamw)
+    seconds = _seconds_of_steps(config, device, n + 2, plain_adamw, least=least)
     products = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(
         config.train.dtype, torch.float32
     )
@@ -148,10 +156,13 @@ def _seconds_of_steps(
     n: int,
     plain_adamw: bool,
     *,
+    least: float = 0.0,
     most: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-    """Seconds of `n` steps; of 5 if they take more than `most` seconds, of 3 if much more."""
+    """Seconds of `n` steps; of more until they have taken `least` seconds; of 5 if they take more
+    than `most` seconds, of 3 if much more.
+    """
     model = config.neural.build()
     model.initialise(torch.Generator().manual_seed(config.train.seed))
     model.to(device, torch.float64 if config.train.dtype == "float64" else torch.float32)
@@ -168,8 +179,9 @@ def _seconds_of_steps(
         .astype(np.uint32)
     )
     batches = Batches(ids, context_length=T, batch_size=B, seed=1)
-    seconds = []
-    for step in range(n):
+    seconds: list[float] = []
+    while len(seconds) < n or (sum(seconds) < least and len(seconds) < MOST_STEPS):
+        step = len(seconds)
         began = clock()
         train_step(replica, batches, step, n_steps=1000)
         if device.type != "cpu":

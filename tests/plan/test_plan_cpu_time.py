@@ -1,47 +1,53 @@
-"""Seconds of a step on a CPU, against steps that were measured in one thread's processor time."""
+"""Seconds of a step on a CPU, against measured steps of the configs of `lmsmith plan --grade`."""
 
 import dataclasses
 import json
-import statistics
 from pathlib import Path
 
 import pytest
 
 import lmsmith
+from lmsmith.config import RunConfig
 from lmsmith.config.presets import preset
 from lmsmith.plan.cpu_time import FACTORS, HIGH, LOW, cpu_parts, primitives
 from lmsmith.plan.devices import of_machine
+from lmsmith.plan.grade import Grade, cases, summary
 from lmsmith.plan.here import Measured
 from lmsmith.plan.time import step_time
 
-# 24 configs whose times no fit of FACTORS used, measured twice, and the machine's speeds each time.
-MEASURED = json.loads((Path(__file__).parent / "data" / "measured_steps.json").read_text())
-BOTH = [
-    Measured(name="a machine", threads=1, date="2026-01-01", memory=8e9, **speeds)
-    for speeds in MEASURED["speeds"]
-]
-SPEEDS = BOTH[0]
+# Written by `python benchmarks/step_times.py grade --write`: no fit of FACTORS used these configs.
+GRADED = Path(__file__).parent / "data" / "graded_steps.jsonl"
 PAGE = Path(lmsmith.__file__).parent.parent / "docs" / "accounting.md"
-CASES = [
-    (preset(case["preset"]).changed(case["settings"], where="here"), case["seconds"])
-    for case in MEASURED["cases"]
-]
+
+
+def graded() -> list[tuple[list, RunConfig, Measured, float]]:
+    """Case, config, the machine at that time, and the measured seconds."""
+    found = []
+    for line in map(json.loads, GRADED.read_text(encoding="utf-8").splitlines()):
+        if "speeds" in line:
+            speeds = Measured(**line["speeds"])
+        else:
+            name, settings = line["case"]
+            config = preset(name).changed(settings, where="here")
+            found.append((line["case"], config, speeds, line["seconds"]))
+    return found
+
+
+CASES = graded()
+SPEEDS = CASES[0][2]
 
 
 def test_measured_steps() -> None:
-    """The figures of docs/accounting.md."""
-    every, cells = [], ["24 configs that no fit used"]
-    for number, speeds in enumerate(BOTH):
-        here = of_machine(speeds)
-        steps = [(step_time(config, here), seconds[number]) for config, seconds in CASES]
-        errors = sorted(abs(step.seconds / seconds - 1) for step, seconds in steps)
-        median, tenth = statistics.median(errors), errors[int(0.9 * len(errors))]
-        cells.append(f"{median:.1%}, {tenth:.1%}")
-        every += [step.low <= seconds <= step.high for step, seconds in steps]
-    text = PAGE.read_text(encoding="utf-8")
-    assert f"| {' | '.join(cells)} |" in text
-    assert f"{LOW:.2f} to {HIGH:.2f} times the prediction, held for {sum(every)} of the" in text
-    assert 0.7 <= sum(every) / len(every) <= 0.9
+    """The figures of docs/accounting.md, and the goals: 7%, 15%, and 70 to 90% of the intervals."""
+    assert [(name, settings) for (name, settings), *_ in CASES] == cases()
+    grades = []
+    for case, config, speeds, seconds in CASES:
+        step = step_time(config, of_machine(speeds))
+        grades.append(Grade(case, "time", step.seconds, step.low, step.high, seconds))
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert summary(grades, "time") in text
+    assert f"{LOW:.2f} to {HIGH:.2f} times the prediction" in text
+    assert 0.7 <= sum(grade.inside for grade in grades) / len(grades) <= 0.9
     assert LOW < 1 < HIGH
 
 
@@ -79,13 +85,13 @@ def test_a_machine_twice_as_fast_takes_half_the_time() -> None:
         exponential=2 * SPEEDS.exponential,
         overhead=SPEEDS.overhead / 2,
     )
-    for config, _ in CASES:
+    for _, config, *_ in CASES:
         slow, fast = (sum(cpu_parts(config, speeds).values()) for speeds in (SPEEDS, faster))
         assert fast == pytest.approx(slow / 2)
 
 
 def test_each_part_has_a_factor_and_micro_batches_repeat_the_passes() -> None:
-    config = CASES[0][0].changed(
+    config = CASES[0][1].changed(
         {"train.batch_size": 4, "train.micro_batch_size": 0, "optim.name": "muon"}, where="here"
     )
     found = primitives(config, config.model, SPEEDS)

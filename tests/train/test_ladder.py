@@ -1,5 +1,6 @@
 """The ladder: its rungs, the equivalence of the slow variants, and the printed tables."""
 
+import itertools
 import re
 from typing import Any
 
@@ -97,6 +98,31 @@ def test_plain_adamw_makes_the_same_step(monkeypatch: pytest.MonkeyPatch) -> Non
     assert plainly.optimizers.all[0].param_groups[0]["fused"] is False
     for name, weight in plainly.weights(copy=False).items():
         torch.testing.assert_close(weight, fused.weights(copy=False)[name], rtol=1e-10, atol=1e-12)
+
+
+def test_short_steps_are_timed_for_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least `n` steps, then more until they have taken `least` seconds, up to MOST_STEPS."""
+    clock = itertools.count(0, 0.5)  # seconds: a step takes half of one
+    monkeypatch.setattr(ladder, "train_step", lambda *a, **b: {})
+
+    def n_steps(n: int, least: float) -> int:
+        cpu = torch.device("cpu")
+        timed = ladder._seconds_of_steps(
+            tiny(), cpu, n, False, least=least, clock=lambda: next(clock)
+        )
+        return len(timed)
+
+    assert [n_steps(5, least) for least in (0, 1, 10)] == [5, 5, 20]
+    monkeypatch.setattr(ladder, "MOST_STEPS", 9)
+    assert [n_steps(5, 10), n_steps(12, 10)] == [9, 12]
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
+def test_seconds_must_be_a_number(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from lmsmith.cli import run
+
+    assert run(["bench", "train", "--seconds", seconds], started=0.0) == 2
+    assert "expected a number of seconds, 0 or more" in capsys.readouterr().err
 
 
 def test_unmeasurable_configs_are_refused() -> None:
