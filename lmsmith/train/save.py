@@ -88,15 +88,15 @@ class Saver:
             raise error
 
     def _fits(self, groups: Groups) -> bool:
-        n_bytes = sum(
-            t.numel() * t.element_size() for named in groups.values() for t in named.values()
-        )
+        # A tensor may be in several groups: the best weights are saved for use, too.
+        each = {_place(t): t for named in groups.values() for t in named.values()}
+        n_bytes = sum(t.numel() * t.element_size() for t in each.values())
         return SMALL <= n_bytes < 0.8 * free_memory()
 
     def _copy(
         self, key: tuple[str, str], tensor: Tensor, found: dict[tuple[object, ...], Tensor]
     ) -> Tensor:
-        where = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        where = _place(tensor)
         if where not in found:
             found[where] = self._room(key, tensor).copy_(
                 tensor.detach(), non_blocking=tensor.device.type == "cuda"
@@ -116,3 +116,8 @@ class Saver:
         began = time.monotonic()
         write(groups)
         self.seconds = time.monotonic() - began
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """The same for views of the same numbers."""
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype

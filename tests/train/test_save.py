@@ -62,10 +62,13 @@ def test_the_last_save_and_small_ones_are_written_at_once(
     saver.reserve({"model": {"w": tensor}})  # small tensors need no copy
     saver.save({"model": {"w": tensor}}, written.append, at_once=False)
     assert written[1]["model"]["w"] is tensor
+    monkeypatch.setattr(save_module, "SMALL", 13)  # bytes: the tensor has 12, and counts once
+    saver.save({"model": {"w": tensor}, "use": {"w": tensor}}, written.append, at_once=False)
+    assert written[2]["model"]["w"] is written[2]["use"]["w"] is tensor
     monkeypatch.setattr(save_module, "SMALL", 0)
     monkeypatch.setattr(save_module, "free_memory", lambda: 0)
     saver.save({"model": {"w": tensor}}, written.append, at_once=False)
-    assert written[2]["model"]["w"] is tensor
+    assert written[3]["model"]["w"] is tensor
 
 
 def test_a_full_disk_is_raised_by_the_next_call(written: list[Any]) -> None:
