@@ -162,7 +162,10 @@ def test_python_calls_no_inner_function() -> None:
         inner = {name for name, how in decorators.items() if how in ("inner", "_inlined")}
         n_inner += len(inner)
         for function in functions:
-            if any(word in decorators[function.name] for word in ("inner", "_inlined", "kernel", "overload")):
+            if any(
+                word in decorators[function.name]
+                for word in ("inner", "_inlined", "kernel", "overload")
+            ):
                 continue
             called = {ast.unparse(n.func) for n in ast.walk(function) if isinstance(n, ast.Call)}
             assert not called & inner, f"{path.name}: {function.name}"
