@@ -52,14 +52,19 @@ def test_every_run_once(tmp_path: Path) -> None:
         def ended(self, result: object) -> None:
             seen.append(str(result))
 
-    studied = run(study, out, watcher=Seen())
+    started: list[Job] = []
+
+    def noted(place: Place, job: Job) -> list[str]:
+        started.append(job)
+        return command(place, job)
+
+    engine = Processes(Place(out), 1, 2, noted)
+    studied = run_study(study, out, engine=engine, watcher=Seen())
     assert [(r.arm, r.seed, r.outcome) for r in studied.results] == [
         (f"learning_rate={rate}", seed, "finished") for rate in ("0.001", "0.4") for seed in (1, 2)
     ]
     assert len(seen) == len(starts(out)) == 4
-    first, second = starts(out)[:2]
-    assert first.endswith("seed-1")
-    assert second.endswith("seed-1")  # seed by seed
+    assert [seed for _, seed in started] == [1, 1, 2, 2]  # seed by seed
     (out / "runs" / "learning_rate_0.001-seed-1" / "more").mkdir(parents=True, exist_ok=True)
     before = studied.place.size_of_runs()
     (out / "runs" / "learning_rate_0.001-seed-1" / "more" / "x").write_bytes(bytes(1234))
