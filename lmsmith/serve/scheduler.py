@@ -118,8 +118,8 @@ class Scheduler:
             engine = self._lane(writer).engine
             writer.encode("a")
             bytes_of(writer.tokenizer, 0)
-            sampling = Sampling(n_alternatives=1)
-            engine.submit(Request([0], 3, sampling, log_probabilities=True))
+            for sampling in (Sampling(n_alternatives=1), Sampling(top_p=0.9)):
+                engine.submit(Request([0], 3, sampling, log_probabilities=True))
             while engine.busy:
                 engine.step()
 
