@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import prange, types
 
 from lmsmith.generate.kernels import finish, parallel_kernel
-from lmsmith.generate.vectors import MatrixRows, prefetch
+from lmsmith.generate.vectors import MatrixRows, chosen, prefetch, sum_lanes
 from lmsmith.tokens import ahead
 from lmsmith.tokens.compiled import inner, intrinsic
 
@@ -61,7 +61,10 @@ def _dots(n_rows: int, n_vectors: int, n_pieces: int = 1) -> Any:
             for r in range(n_vectors):
                 target = Y.at(builder.add(vector, _I64(r)))
                 for q in range(n_rows):
-                    total = builder.sitofp(_sum_lanes(builder, sums[q][r]), Y.element)
+                    # The sum of all lanes may need 64 bits.
+                    lanes = builder.sext(sums[q][r], ir.VectorType(_I64, _LANES))
+                    total = sum_lanes(builder, lanes, builder.add)
+                    total = builder.sitofp(total, Y.element)
                     builder.store(total, builder.gep(target, [builder.add(row, _I64(q))]))
             return context.get_dummy_value()
 
@@ -99,9 +102,8 @@ def _loop(
                 total.add_incoming(zero, before)
                 added = builder.add(total, _products_in_pairs(builder, w, x))
                 total.add_incoming(added, body)
-        for (
-            row
-        ) in following_rows:  # the next rows come while these are multiplied with the other vectors
+        # The next rows come while these are multiplied with the other vectors.
+        for row in following_rows:
             prefetch(builder, builder.gep(row, [place]))
     following = builder.add(at, _I64(n_pieces * PAIRS))
     at.add_incoming(following, body)
@@ -127,31 +129,8 @@ def _load(builder: Any, start: Any, at: Any) -> Any:
 def _products_in_pairs(builder: Any, w: Any, x: Any) -> Any:
     """w[2i] x[2i] + w[2i + 1] x[2i + 1]: one instruction with AVX2 or AVX-512."""
     products = builder.mul(w, x)
-    even, odd = (
-        builder.shuffle_vector(
-            products,
-            products,
-            ir.Constant(ir.VectorType(_I32, _LANES), [_I32(2 * i + k) for i in range(_LANES)]),
-        )
-        for k in (0, 1)
-    )
+    even, odd = (chosen(builder, products, range(k, PAIRS, 2)) for k in (0, 1))
     return builder.add(even, odd)
-
-
-def _sum_lanes(builder: Any, lanes: Any) -> Any:
-    """The sum of the lanes as int64, which it may need."""
-    n = _LANES
-    lanes = builder.sext(lanes, ir.VectorType(_I64, n))
-    while n > 1:
-        n //= 2
-        low, high = (
-            builder.shuffle_vector(
-                lanes, lanes, ir.Constant(ir.VectorType(_I32, n), [_I32(i + k) for i in range(n)])
-            )
-            for k in (0, n)
-        )
-        lanes = builder.add(low, high)
-    return builder.extract_element(lanes, _I32(0))
 
 
 dots_1x1 = _dots(1, 1)

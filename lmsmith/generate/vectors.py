@@ -17,6 +17,7 @@ float64 matrix. Widths are multiples of 16: callers pad with zeros. Nothing is c
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -58,7 +59,7 @@ def _dots(n_rows: int, n_vectors: int) -> Any:
                 for q in range(n_rows):
                     target = Y.at(builder.add(vector, _I64(r)))
                     builder.store(
-                        _sum_lanes(builder, sums[q][r]),
+                        sum_lanes(builder, sums[q][r], builder.fadd),
                         builder.gep(target, [builder.add(row, _I64(q))]),
                     )
             return context.get_dummy_value()
@@ -146,19 +147,20 @@ def prefetch(builder: Any, pointer: Any) -> None:
     builder.call(function, [address, _I32(0), _I32(3), _I32(1)])
 
 
-def _sum_lanes(builder: Any, lanes: Any) -> Any:
-    """The sum of 16 lanes: halves are added until one is left."""
-    n = LANES
+def sum_lanes(builder: Any, lanes: Any, add: Callable[[Any, Any], Any]) -> Any:
+    """The sum of a power of two of lanes: halves are added until one is left."""
+    n = lanes.type.count
     while n > 1:
         n //= 2
-        low, high = (
-            builder.shuffle_vector(
-                lanes, lanes, ir.Constant(ir.VectorType(_I32, n), [_I32(i + k) for i in range(n)])
-            )
-            for k in (0, n)
-        )
-        lanes = builder.fadd(low, high)
+        low, high = (chosen(builder, lanes, range(k, k + n)) for k in (0, n))
+        lanes = add(low, high)
     return builder.extract_element(lanes, _I32(0))
+
+
+def chosen(builder: Any, lanes: Any, places: Sequence[int]) -> Any:
+    """The lanes at these places."""
+    kind = ir.VectorType(_I32, len(places))
+    return builder.shuffle_vector(lanes, lanes, ir.Constant(kind, [_I32(i) for i in places]))
 
 
 dots_1x1 = _dots(1, 1)
