@@ -23,7 +23,7 @@ from lmsmith.cli.grammar import (
     settings_given,
 )
 from lmsmith.cli.runs import _making
-from lmsmith.cli.use import compile_ahead
+from lmsmith.cli.use import compile_ahead, sampling_of
 from lmsmith.config import settings
 from lmsmith.errors import LmsmithError
 
@@ -190,17 +190,8 @@ def _chat(options: argparse.Namespace, console: Console, started: float) -> int:
     compile_ahead()
     from lmsmith.chat.prepare import own_speaker
     from lmsmith.chat.session import Chat
-    from lmsmith.generate.sampling import Sampling
 
-    sampling = Sampling(
-        options.temperature,
-        options.top_k,
-        options.top_p,
-        options.min_p,
-        options.repetition_penalty,
-        options.frequency_penalty,
-        options.presence_penalty,
-    )
+    sampling = sampling_of(options)
     speaker = own_speaker(options.run)
     chat = Chat(
         api.load(options.run).writer,

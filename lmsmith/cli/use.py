@@ -22,6 +22,7 @@ from lmsmith.train.stop import Stopped
 
 if TYPE_CHECKING:
     from lmsmith.api.generation import Options as Sampled
+    from lmsmith.generate.sampling import Sampling
     from lmsmith.tokens.tokenizer import Tokenizer
 
 
@@ -206,10 +207,23 @@ def _generate(options: argparse.Namespace, console: Console, started: float) -> 
     return 0
 
 
-def _sampled(options: argparse.Namespace, special_tokens: api.SpecialTokens) -> Sampled:
-    """The options of sampling. Reports a number out of range before the model is loaded."""
+def sampling_of(options: argparse.Namespace) -> Sampling:
+    """How `generate` and `chat` draw tokens. Raises ConfigError for a number out of range."""
     from lmsmith.generate.sampling import Sampling
 
+    return Sampling(
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.min_p,
+        options.repetition_penalty,
+        options.frequency_penalty,
+        options.presence_penalty,
+    )
+
+
+def _sampled(options: argparse.Namespace, special_tokens: api.SpecialTokens) -> Sampled:
+    """The options of sampling. Reports a number out of range before the model is loaded."""
     sampled: Sampled = {
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,
@@ -223,15 +237,7 @@ def _sampled(options: argparse.Namespace, special_tokens: api.SpecialTokens) -> 
         "special_tokens": special_tokens,
         "bos": not options.no_bos,
     }
-    Sampling(
-        options.temperature,
-        options.top_k,
-        options.top_p,
-        options.min_p,
-        options.repetition_penalty,
-        options.frequency_penalty,
-        options.presence_penalty,
-    )
+    sampling_of(options)
     return sampled
 
 
