@@ -16,7 +16,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
 
-class KernelCompiler(Compiler):  # type: ignore[misc]
+class KernelCompiler(Compiler):
     """A `pipeline_class` for functions that Python calls."""
 
     def compile_extra(self, func: Any) -> Any:
@@ -32,7 +32,7 @@ class KernelCompiler(Compiler):  # type: ignore[misc]
             codegen._library_class = library_class
 
 
-class _Callee(JITCodeLibrary):  # type: ignore[misc]
+class _Callee(JITCodeLibrary):
     """The LLVM code of a function that only compiled functions call. It has no machine code."""
 
     def _optimize_final_module(self):

@@ -55,8 +55,8 @@ def emitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def results(function: Any) -> list[bytes]:
     """The bytes that the function writes for numbers in single and in double precision."""
-    x = np.random.default_rng(1).standard_normal((5, 37))
-    given = [x.astype(np.float32), x]
+    numbers = np.random.default_rng(1).standard_normal((5, 37))
+    given: list[Any] = [numbers.astype(np.float32), numbers]
     found = [np.zeros(5, x.dtype) for x in given]
     for x, y in zip(given, found, strict=True):
         function(x, y)
