@@ -106,7 +106,7 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace, console: Console, started: float) -> int:
-    compile_ahead(later=["report", "filters"])
+    compile_ahead(later=["filters"])
     from lmsmith.serve.options import Options, serve
     from lmsmith.serve.sampling import Limits
 

@@ -163,7 +163,7 @@ def compile_ahead(*, later: Sequence[str] = ()) -> None:
     from lmsmith.tokens import merge  # names the part "encode", and imports that of "split"
 
     assert merge
-    kernels.compile_ahead("split", "encode", later=["soft-cap", *later])
+    kernels.compile_ahead("split", "encode", later=[*later, "soft-cap"])
 
 
 def _generate(options: argparse.Namespace, console: Console, started: float) -> int:

@@ -339,7 +339,7 @@ def _choose(z, work, temperature, u, p):
     return _draw(e, u, total, sums)
 
 
-ahead.part("sampling", 0.9, _choose)
+ahead.part("sampling", 1.0, _choose)
 
 
 @kernel
@@ -374,9 +374,6 @@ def _choose_filtered(z, work, temperature, top_k, top_p, min_p, u, p):
     return ids[drawn] if filtered else drawn
 
 
-ahead.part("filters", 2.3, _choose_filtered)
-
-
 @kernel
 def log_normalizer(z, work):
     """The logarithm of the sum of the exponentials of z (V); NaN if z has NaN or +inf."""
@@ -399,4 +396,5 @@ def largest(z, work, k):
     return ids[:k].copy()
 
 
-ahead.part("report", 1.3, log_normalizer, largest)
+# One part: `_choose_filtered` and `largest` call the same functions.
+ahead.part("filters", 1.9, _choose_filtered, log_normalizer, largest)

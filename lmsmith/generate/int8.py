@@ -216,4 +216,4 @@ def linear_int8(matrix, scale, bias, x, B, vectors, steps, products, y, add):
         _products(matrix, scale, bias, vectors, steps, B, begin, end, products, y, add)
 
 
-ahead.part("int8", 2.0, linear_int8)
+ahead.part("int8", 1.2, linear_int8)

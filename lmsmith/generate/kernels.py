@@ -316,10 +316,10 @@ def soft_cap(logits, B, V, cap):
             part[i] = cap * (_like(u, 2) * _sigmoid(u + u) - _like(u, 1))
 
 
-ahead.part("matrices", 2.0, linear, norm)
-ahead.part("attention", 1.6, place, attend)
-ahead.part("activation", 1.0, activate)
-ahead.part("soft-cap", 0.9, soft_cap)
+ahead.part("matrices", 0.9, linear, norm)
+ahead.part("attention", 1.4, place, attend)
+ahead.part("activation", 0.6, activate)
+ahead.part("soft-cap", 0.4, soft_cap)
 
 
 def compile_ahead(*before: str, later: Sequence[str] = ()) -> None:

@@ -286,7 +286,7 @@ def _learn(text, tokens, pairs, changes, merges, state, needed):
     return True
 
 
-ahead.part("learn", 3.5, _add_byte_pairs, _learn)
+ahead.part("learn", 2.3, _add_byte_pairs, _learn)
 
 
 @inner

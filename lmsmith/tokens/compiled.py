@@ -28,6 +28,8 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core.runtime import rtsys
 
+from lmsmith.tokens.link_time import KernelCompiler
+
 log = logging.getLogger(__name__)
 
 intrinsic: Any = extending.intrinsic
@@ -56,13 +58,17 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Kernel:
     A change of the function's file, of the files of compiled functions that it imports, or of any
     file in this package invalidates the cache. Numba itself checks only the file of the function.
     """
+    compiled = functools.partial(
+        _njit,
+        nogil=True,
+        parallel=parallel,
+        no_cfunc_wrapper=True,
+        pipeline_class=KernelCompiler,
+    )
     try:
-        dispatcher = _njit(cache=True, nogil=True, parallel=parallel, no_cfunc_wrapper=True)(
-            function
-        )
-        cached = True
+        dispatcher, cached = compiled(cache=True)(function), True
     except RuntimeError:  # Numba found no writable folder
-        dispatcher, cached = _njit(nogil=True, parallel=parallel)(function), False
+        dispatcher, cached = compiled()(function), False
     if cached:
         _handle_cache_errors(dispatcher._cache, _sources(function))
     return Kernel(function, dispatcher, cached)

@@ -478,4 +478,4 @@ def _decode(ids, token_bytes, starts, out):
         to += length
 
 
-ahead.part("encode", 2.3, _encode, _fill_pairs, _look_up, _decode)
+ahead.part("encode", 2.2, _encode, _fill_pairs, _look_up, _decode)

@@ -298,4 +298,4 @@ def _lay_out(rows, arena, lengths, starts, symbols, piece_of):
             piece_of[starts[k] + offset] = k
 
 
-ahead.part("count", 1.5, _count, _add, _lay_out)
+ahead.part("count", 1.1, _count, _add, _lay_out)

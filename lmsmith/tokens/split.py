@@ -197,7 +197,7 @@ def _split(padded, starts, stops, classes, family, max_digits, space_tail, ends,
         first_pieces[i + 1] = n_pieces
 
 
-ahead.part("split", 2.4, _split)
+ahead.part("split", 1.4, _split)
 
 
 def parts_of(
@@ -284,7 +284,7 @@ def _last_cut(text, start, stop, classes):
     return 0
 
 
-ahead.part("cut", 0.8, _last_cut)
+ahead.part("cut", 0.1, _last_cut)
 
 
 # ---- any expression ------------------------------------------------------------------------------
