@@ -28,7 +28,7 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core.runtime import rtsys
 
-from lmsmith.tokens.link_time import KernelCompiler
+from lmsmith.tokens.link_time import compiler_class
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def kernel(function: Callable[..., Any], *, parallel: bool = False) -> Kernel:
         nogil=True,
         parallel=parallel,
         no_cfunc_wrapper=True,
-        pipeline_class=KernelCompiler,
+        pipeline_class=compiler_class(),
     )
     try:
         dispatcher, cached = compiled(cache=True)(function), True

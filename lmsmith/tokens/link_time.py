@@ -12,8 +12,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core.codegen import JITCodeLibrary
+from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler import Compiler
+
+INTERNALS = (
+    *((JITCodeLibrary, "_optimize_final_module"), (JITCodeLibrary, "_finalize_final_module")),
+    (JITCPUCodegen, "_library_class"),
+)
+"""What this uses of Numba that is not documented. Numba 0.60 to 0.68 have it."""
+
+
+def compiler_class() -> type[Compiler]:
+    """`KernelCompiler`, or Numba's own compiler if a later Numba lacks the INTERNALS: slower, with
+    the same results.
+    """
+    return KernelCompiler if all(hasattr(*part) for part in INTERNALS) else Compiler
 
 
 class KernelCompiler(Compiler):

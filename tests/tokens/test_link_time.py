@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numba.core import registry
 from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.core.errors import TypingError
 
+from lmsmith.tokens import link_time
 from lmsmith.tokens.compiled import inner, kernel
 
 
@@ -81,3 +83,15 @@ def test_numba_compiles_other_functions_as_before(emitted: list[str]) -> None:
     assert emitted == ["_length"]
     assert numba.njit(_length)(np.ones(3)) == 3
     assert len(emitted) == 3  # also `np.zeros`
+
+
+@pytest.mark.parametrize("number", range(len(link_time.INTERNALS)))
+def test_a_numba_without_the_internals_compiles_as_usual(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    assert link_time.compiler_class() is link_time.KernelCompiler
+    owner, name = link_time.INTERNALS[number]
+    monkeypatch.setattr(link_time, "INTERNALS", ((owner, name + "_of_old"),))
+    assert link_time.compiler_class() is Compiler
+    function = kernel(_length)
+    assert function(np.ones(3)) == 3
