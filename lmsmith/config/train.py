@@ -40,6 +40,12 @@ class TrainConfig:
         "passes over the training tokens of all sources; auto: from --steps, --minutes or --tokens",
         zero="auto",
     )
+    max_epochs: float = setting(
+        0.0,
+        "with --minutes: end after this many passes over the training tokens, even if time is "
+        "left; none: no limit",
+        zero="none",
+    )
     batch_size: int = setting(32, "global batch size: sequences per optimizer step")
     batch_tokens: int = setting(
         0,
@@ -93,6 +99,11 @@ class TrainConfig:
     task_limit: int = setting(200, "with tasks: only the first N items of each")
     task_data: str = setting(
         "", "with tasks: the folder with their items; none: they are downloaded", zero="none"
+    )
+    average_fraction: float = setting(
+        0.0,
+        "weight averaging: at the end, also evaluate the mean of the weights over this last "
+        "fraction of the steps, and keep it if its validation loss is lower",
     )
     save_every: int = setting(
         0, "steps between checkpoints; auto: about one per minute", zero="auto"
@@ -164,7 +175,15 @@ class TrainConfig:
         check(self.keep >= 1, "train.keep", self.keep, "at least 1")
         check(self.task_limit >= 1, "train.task_limit", self.task_limit, "at least 1")
         for name in (
-            *("steps", "minutes", "tokens", "epochs", "batch_tokens", "initial_batch_size"),
+            *(
+                "steps",
+                "minutes",
+                "tokens",
+                "epochs",
+                "max_epochs",
+                "batch_tokens",
+                "initial_batch_size",
+            ),
             *("micro_batch_size", "eval_every", "save_every", "log_every", "threads"),
             "task_every",
             "stop_at_val_loss",
@@ -174,6 +193,8 @@ class TrainConfig:
         fraction = self.batch_warmup_fraction
         good = 0 < fraction <= 1
         check(good, "train.batch_warmup_fraction", fraction, "above 0 and at most 1")
+        fraction = self.average_fraction
+        check(0 <= fraction <= 1, "train.average_fraction", fraction, "between 0 and 1")
         check(0 < self.spike_z < math.inf, "train.spike_z", self.spike_z, "above 0")
         # PyTorch's CPU generators use 32 bits of a seed: larger seeds could give equal weights.
         check(0 <= self.seed < 2**32, "train.seed", self.seed, "0 to 4,294,967,295")

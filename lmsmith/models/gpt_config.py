@@ -16,10 +16,13 @@ from lmsmith.models import gpt_costs
 from lmsmith.models.gpt_checks import check_combinations, check_heads, check_rope
 from lmsmith.models.sizes import (
     GPT_SIZES,
+    LONG_RUN,
     LONG_TEXT,
+    SMALL_VOCABULARY,
     SMALL_WIDTH,
     TIMES_AS_MANY_ROWS,
     size_for,
+    with_long_context,
 )
 
 if TYPE_CHECKING:
@@ -323,6 +326,9 @@ class GPTConfig(NeuralConfig):
         self, budget: float, n_tokens: int, given: Collection[str]
     ) -> tuple[dict[str, Any], int | None]:
         size, context_length = size_for(GPT_SIZES, budget, n_tokens)
+        batch_size = size.batch_size
+        if budget > LONG_RUN and 0 < self.vocab_size <= SMALL_VOCABULARY:
+            context_length, batch_size = with_long_context(size, n_tokens)
         d_model = self.d_model if "model.d_model" in given else size.d_model
         n_head = size.n_head
         while n_head > 1 and (d_model % n_head or d_model // n_head % 2):
@@ -338,7 +344,7 @@ class GPTConfig(NeuralConfig):
         }
         if self.ngram_tables and n_tokens >= LONG_TEXT and d_model <= SMALL_WIDTH:
             chosen["model.ngram_table_size"] = TIMES_AS_MANY_ROWS * self.ngram_table_size
-        return chosen, size.batch_size
+        return chosen, batch_size
 
     def fitting(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """If only one of d_model and n_head is given: a value for the other that fits."""

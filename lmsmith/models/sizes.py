@@ -34,6 +34,12 @@ LONG_TEXT, SMALL_WIDTH, TIMES_AS_MANY_ROWS = 4_000_000, 256, 4
 tables. A short text is read several times, and larger tables would memorize it
 (`docs/studies.md`).
 """
+SMALL_VOCABULARY, LONG_CONTEXT = 512, 1024
+"""Characters and bytes hold less than other tokens, so Transformers with contexts of 256 of them or
+more in runs beyond LONG_RUN FLOPs read LONG_CONTEXT instead, with as many tokens per batch
+(`docs/studies.md`).
+"""
+LONG_RUN = 6e13
 # Recurrent networks have no heads. They use more rows, because they read positions one by one.
 RNN_SIZES = (
     Size(4e12, 1, 128, 0, 64, 16),
@@ -49,7 +55,16 @@ def size_for(sizes: Sequence[Size], budget: float, n_tokens: int) -> tuple[Size,
     contexts.
     """
     size = next(size for size in sizes if budget <= size.budget)
-    context_length = size.context_length
+    return size, _fitting(size.context_length, n_tokens)
+
+
+def with_long_context(size: Size, n_tokens: int) -> tuple[int, int]:
+    """Returns context length and batch size for a text of characters or bytes."""
+    longer = max(1, LONG_CONTEXT // size.context_length)
+    return _fitting(longer * size.context_length, n_tokens), max(1, size.batch_size // longer)
+
+
+def _fitting(context_length: int, n_tokens: int) -> int:
     while context_length > 8 and n_tokens < 4 * context_length:
         context_length //= 2
-    return size, context_length
+    return context_length

@@ -2,11 +2,12 @@
 
 Settings that the user gave stay. The others are chosen for the lowest validation loss in the
 available time: a model whose matrix products fit the budget, a small batch for many steps, and a
-dropout of the n-gram tables that grows with the number of epochs. `docs/performance.md` has the
-measurements behind the numbers.
+dropout of the n-gram tables that grows with the number of epochs, and for texts that are read many
+times weight decay and averaging. `docs/performance.md` has the measurements behind the numbers.
 """
 
 import math
+import sys
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -42,6 +43,9 @@ N_LOG_LINES = 200
 GOOD_MULTIPLE = 128  # pads the vocabulary on GPUs
 STEPS_AN_EPOCH, MOST_ROWS = 30, 32  # of conversations, packed into rows
 COMPILE_SECONDS = 180.0  # compiling takes up to a minute, which shorter runs do not regain
+MANY_EPOCHS = 6.0  # from here on weight decay and averaging help
+AVERAGE_FRACTION = 0.15
+MOST_EPOCHS = 9.0  # with --minutes: more passes over a short text raise the validation loss
 USUAL_SHARE = 0.4  # share of the measured matrix-product rate that training usually reaches
 
 
@@ -73,7 +77,10 @@ def resolve(
     # DataError for too little text
     tokens_a_step = objective_of(config).batches(corpus).tokens_per_batch
     if limited_by_time(config):
+        if _from_scratch(config) and "train.max_epochs" not in given:
+            config = config.changed({"train.max_epochs": MOST_EPOCHS}, where="the chosen settings")
         steps, n_evaluations = _steps_in(seconds, config, corpus, machine, tokens_a_step, world)
+        steps = min(steps, most_steps(config, len(corpus.train), tokens_a_step))
     else:
         n_evaluations = MOST_EVALUATIONS
         steps = config.train.steps or int(config.train.tokens / tokens_a_step / _mean_share(config))
@@ -91,8 +98,14 @@ def resolve(
     if config.train.compile == "auto":
         lasting = expected_seconds(config, steps * tokens_a_step, machine, world) > COMPILE_SECONDS
         chosen["train.compile"] = "yes" if lasting and can_compile(config, machine) else "no"
+    n_epochs = steps * tokens_a_step / len(corpus.train)
     if getattr(config.model, "ngram_tables", ()) and "model.ngram_dropout" not in given:
-        chosen["model.ngram_dropout"] = ngram_dropout(steps * tokens_a_step / len(corpus.train))
+        chosen["model.ngram_dropout"] = ngram_dropout(n_epochs)
+    if _from_scratch(config) and "optim.weight_decay" not in given:
+        chosen["optim.weight_decay"] = weight_decay(n_epochs)
+    many = n_epochs >= MANY_EPOCHS
+    if many and _from_scratch(config) and "train.average_fraction" not in given:
+        chosen["train.average_fraction"] = AVERAGE_FRACTION
     return config.changed(chosen, where="the chosen settings")
 
 
@@ -140,6 +153,7 @@ def _with_machine_and_size(
         else machine.device.type,  # each rank has its own device
         "train.dtype": machine.dtype,
     }
+    config = config.changed(fixed, where="the chosen settings")
     chosen: dict[str, Any] = {}
     if not has_size(config.preset) and not getattr(config.model, "size", 0):
         # Without a time limit, the size must not depend on how fast the machine is.
@@ -152,7 +166,7 @@ def _with_machine_and_size(
     if "train.batch_size" in chosen:
         chosen["train.batch_size"] = -(-chosen["train.batch_size"] // world) * world
     open_ones = {name: value for name, value in chosen.items() if name not in given}
-    return config.changed(fixed | open_ones, where="the chosen settings")
+    return config.changed(open_ones, where="the chosen settings")
 
 
 def _steps_in(
@@ -284,6 +298,33 @@ def ngram_dropout(n_epochs: float) -> float:
     It grows with the number of epochs, because the tables memorize a text they see repeatedly.
     """
     return 0.0 if n_epochs < 0.5 else round(min(0.5, 0.15 + 0.05 * n_epochs), 2)
+
+
+def weight_decay(n_epochs: float) -> float:
+    """Decoupled weight decay of Muon's matrices and the head: 0.1 if the text is read many times.
+
+    In runs of one to four epochs it makes no difference or costs a little (`docs/studies.md`).
+    """
+    return 0.1 if n_epochs >= MANY_EPOCHS else 0.0
+
+
+def most_steps(config: RunConfig, n_tokens: int, tokens_a_step: int) -> int:
+    """The number of steps in `train.max_epochs` passes over a text of `n_tokens`, at least 1."""
+    if not config.train.max_epochs:
+        return sys.maxsize
+    return max(1, int(config.train.max_epochs * n_tokens / tokens_a_step))
+
+
+def _from_scratch(config: RunConfig) -> bool:
+    """Whether the regularization of many epochs is chosen: for Transformers that Muon trains from
+    random weights. Tuned weights would decay away from those they start with.
+    """
+    return (
+        config.model.kind == "gpt"
+        and config.optim.name == "muon"
+        and not config.train.init_from
+        and config.train.objective == "cross-entropy"
+    )
 
 
 def _size(

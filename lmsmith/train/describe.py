@@ -17,7 +17,7 @@ from lmsmith.optim.rates import peak_rates
 from lmsmith.plan.forecast import memory_warning
 from lmsmith.text.files import plural
 from lmsmith.tokens.tokenizer import unused_ids
-from lmsmith.train.choose import can_compile, expected_seconds
+from lmsmith.train.choose import can_compile, expected_seconds, most_steps
 from lmsmith.train.device import Machine
 from lmsmith.train.objective import AnyBatches, Described, objective_of
 from lmsmith.train.plan import FEW_STEPS
@@ -95,6 +95,14 @@ def _notes(config: RunConfig, corpus: Corpus) -> Iterator[str]:
             f"there is time for only about {plural(train.steps, 'step')} in {train.minutes:g} "
             "minutes on this machine: set more --minutes, a smaller model or a smaller "
             "--train.batch_size"
+        )
+    most = most_steps(
+        config, len(corpus.train), objective_of(config).batches(corpus).tokens_per_batch
+    )
+    if train.minutes and train.steps == most:
+        yield (
+            f"the run ends after {train.max_epochs:g} epochs, before the {train.minutes:g} minutes "
+            "are over, because it would memorize the text (--train.max_epochs 0: no limit)"
         )
 
 

@@ -3,8 +3,9 @@
 Batches and dropout are functions of (seed, step). So a resumed run reaches the same weights, bit
 for bit, from the following:
 
-    groups of tensors   model, optimizer; best (if those are not the newest weights); carried
-                        (states of truncated BPTT); objective (its state, if it has tensors);
+    groups of tensors   model, optimizer; best (if those are not the newest weights); average
+                        (of the last steps' weights); carried (states of truncated BPTT);
+                        objective (its state, if it has tensors);
                         hook_NAME for each hook with tensors
     state.json          the numbers of `TrainState`, the gradient scale, the spike guard, and
                         under "hooks" the values of each hook's state that are not tensors;
@@ -38,8 +39,9 @@ class TrainState:
     """The progress of a run. Infinite numbers are not known yet.
 
     `best`: copies of the weights with the lowest validation loss (under FSDP2: of their shards);
-    empty before the first evaluation. `hooks_done`: the last step that each of the user's hooks has
-    completed.
+    empty before the first evaluation. `average`: the mean of the last weights (`hooks/average.py`),
+    if `train.average_fraction` is set. `hooks_done`: the last step that each of the user's hooks
+    has completed.
     """
 
     step: int = 0  # steps made
@@ -56,10 +58,19 @@ class TrainState:
     val_bits_per_byte: float = math.inf
     seconds_to_target: float = math.inf
     n_corrections: int = 0  # changes of the plan under --minutes
+    n_averaged: int = 0  # weights in `average`
+    averaged_step: int = 0  # the step of the latest of them
+    best_is_average: bool = False
     best: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
     val_metrics: dict[str, float] = field(default_factory=dict)  # of the latest evaluation
     best_val_metrics: dict[str, float] = field(default_factory=dict)  # with the lowest loss
     hooks_done: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def newest_are_best(self) -> bool:
+        """Whether the best weights are those of the latest step."""
+        return self.best_step == self.step and not self.best_is_average
 
     def numbers(self) -> dict[str, Any]:
         """Returns all numeric fields by name."""
@@ -77,8 +88,10 @@ class TrainState:
             "model": replica.weights(copy=False),
             "optimizer": replica.optimizers.state(),
         }
-        if self.best and self.best_step != self.step:
+        if self.best and not self.newest_are_best:
             groups["best"] = self.best
+        if self.average:
+            groups["average"] = self.average
         if replica.carried:
             groups["carried"] = replica.carried.tensors()
         state: dict[str, Any] = finite(self.numbers())
@@ -121,12 +134,14 @@ class TrainState:
                 value = found.state[name]
                 setattr(made, name, math.inf if value is None else value)
         if made.best_val_loss < math.inf:
-            made.best = _best(found.tensors.get("best"), replica)
+            made.best = _copies(found.tensors.get("best"), replica)
+        if average := found.tensors.get("average"):
+            made.average = _copies(average, replica)
         made.hooks_done = unpack(found, hooks)
         return made
 
 
-_OTHERS = ("best", "val_metrics", "best_val_metrics", "hooks_done")
+_OTHERS = ("best", "average", "val_metrics", "best_val_metrics", "hooks_done")
 _NUMBERS = tuple(f.name for f in fields(TrainState) if f.name not in _OTHERS)
 
 
@@ -137,9 +152,9 @@ def pack_objective(objective: Objective) -> tuple[dict[str, Tensor], dict[str, A
     return tensors, {name: value for name, value in state.items() if name not in tensors}
 
 
-def _best(best: Mapping[str, Tensor] | None, replica: Replica) -> dict[str, Tensor]:
-    """Copies of the best weights: the checkpoint's group "best", or else its newest weights."""
+def _copies(group: Mapping[str, Tensor] | None, replica: Replica) -> dict[str, Tensor]:
+    """Copies of a checkpoint's group of weights, or else of the newest weights."""
     weights = replica.weights(copy=True)
-    if best is None:
+    if group is None:
         return weights
-    return {n: shard_like(best[n].to(p.device, copy=True), p) for n, p in weights.items()}
+    return {n: shard_like(group[n].to(p.device, copy=True), p) for n, p in weights.items()}

@@ -34,6 +34,7 @@ def summary_of_run(context: Context, first_step: int) -> dict[str, Any]:
         "best_val_loss": state.best_val_loss,
         "best_val_bits_per_byte": state.best_val_bits_per_byte,
         "best_step": state.best_step,
+        "best_is_average": state.best_is_average,
         "train_seconds": state.train_seconds,
         "wall_seconds": state.wall_seconds,
         "seconds_to_target": state.seconds_to_target,

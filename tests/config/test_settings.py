@@ -86,6 +86,8 @@ BAD: dict[str, list[Any]] = {
     "train.batch_size": [0],
     "train.batch_tokens": [-1],
     "train.initial_batch_size": [-1],
+    "train.max_epochs": [-1.0, math.nan, math.inf],
+    "train.average_fraction": [-0.1, 1.1, math.nan],
     "train.batch_warmup_fraction": [0.0, -0.1, 1.1, math.nan],
     "train.micro_batch_size": [-1],
     "train.seed": [-1, 2**32],
@@ -127,6 +129,7 @@ GOOD: dict[str, list[Any]] = {
     "optim.embedding_learning_rate": [0.0, 0.3],
     "optim.muon_momentum": [0.0],
     "schedule.cooldown_fraction": [0.0, 1.0],
+    "train.average_fraction": [0.0, 1.0],
     "schedule.final_fraction": [0.0, 1.0],
     "train.micro_batch_size": [0, 1, 3, 64],
     "train.seed": [0, 2**32 - 1],
@@ -479,6 +482,7 @@ def changes(draw: some.DrawFn) -> dict[str, Any]:
         name: shares(exclude_min=True, exclude_max=True) for name in leaves if name.endswith(ends)
     }
     own |= {name: shares() for name in ("schedule.cooldown_fraction", "schedule.final_fraction")}
+    own["train.average_fraction"] = shares()
     own["train.batch_warmup_fraction"] = shares(exclude_min=True)
     own |= {name: some.sampled_from(leaf.choices) for name, leaf in leaves.items() if leaf.choices}
     own |= {"model.kind": some.just(kind), "model.order": some.integers(1, 255)}

@@ -91,12 +91,12 @@ def test_every_setting_is_chosen(name: str) -> None:
 
 @pytest.mark.parametrize("seconds", [1, 5, 60, 600, 6000, 1e6])
 def test_more_time_gives_a_larger_model_that_takes_about_that_time(seconds: float) -> None:
-    config = resolved({}, seconds=seconds, n=2_000_000)
+    config = resolved({"train.max_epochs": 0.0}, seconds=seconds, n=2_000_000)
     flops = (
         config.model.train_flops_per_token() * config.train.batch_size * config.model.context_length
     )
     assert config.train.steps * flops / (0.4 * MACHINE.flops) == pytest.approx(seconds, rel=0.1)
-    smaller = resolved({}, seconds=seconds / 10, n=2_000_000)
+    smaller = resolved({"train.max_epochs": 0.0}, seconds=seconds / 10, n=2_000_000)
     assert (
         GPT(smaller.model).n_parameters() <= GPT(config.model).n_parameters()
         if seconds < 6000
@@ -280,6 +280,70 @@ def test_long_texts_have_larger_ngram_tables(
     if "model.ngram_table_size" not in changes:
         found = chosen.get("model.ngram_table_size", found)
     assert found == rows
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "budget", "n_tokens", "context_length", "batch_size"),
+    [
+        (65, 1e14, 1_000_000, 1024, 2),  # characters
+        (257, 1e14, 1_000_000, 1024, 2),  # bytes
+        (2048, 1e14, 1_000_000, 256, 8),
+        (65, 1e13, 1_000_000, 256, 8),  # a short run
+        (65, 1e14, 3_000, 512, 2),  # a short text
+        (65, 2e16, 1_000_000, 1024, 16),  # 512 with 32 otherwise
+        (65, 1e18, 1_000_000, 1024, 64),  # 1,024 already
+    ],
+)
+def test_long_runs_on_characters_have_a_long_context(
+    vocab_size: int, budget: float, n_tokens: int, context_length: int, batch_size: int
+) -> None:
+    config = preset("modern").changed({"model.vocab_size": vocab_size}, where="here").neural
+    chosen, rows = config.default_size(budget, n_tokens, ())
+    assert (chosen["model.context_length"], rows) == (context_length, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        ({}, 9),
+        ({"train.max_epochs": 2.0}, 2),
+        ({"train.max_epochs": 0.0}, math.inf),
+        ({"preset": "llama"}, math.inf),
+    ],
+)
+def test_a_short_text_ends_a_run_before_its_minutes(changes: dict[str, Any], most: float) -> None:
+    config = resolved({"train.minutes": 10.0} | changes, seconds=600)
+    tokens = config.train.steps * config.train.batch_size * config.model.context_length
+    n_epochs = tokens / 89_999
+    assert n_epochs <= most
+    assert n_epochs > (most - 0.1 if most < math.inf else 30)
+    noted = any("--train.max_epochs 0" in note for note in notes_of(config))
+    assert noted == (most < math.inf)
+
+
+def notes_of(config: RunConfig) -> list[str]:
+    return [
+        line for line in describe(config, corpus_of(100_000), MACHINE) if line.startswith("note")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_epochs", "decay", "averaged"),
+    [
+        ({}, 3, 0.0, 0.0),
+        ({}, 8, 0.1, 0.15),
+        ({"optim.weight_decay": 0.0}, 8, 0.0, 0.15),
+        ({"train.average_fraction": 0.0}, 8, 0.1, 0.0),
+        ({"model.ngram_tables": ()}, 8, 0.1, 0.15),
+        ({"preset": "llama"}, 8, 0.1, 0.0),  # its own weight decay
+        ({"preset": "lstm"}, 8, 0.0, 0.0),
+    ],
+)
+def test_texts_that_are_read_many_times_are_trained_with_weight_decay_and_averaging(
+    changes: dict[str, Any], n_epochs: float, decay: float, averaged: float
+) -> None:
+    config = resolved({"train.epochs": n_epochs, "train.batch_size": 8} | changes)
+    assert (config.optim.weight_decay, config.train.average_fraction) == (decay, averaged)
 
 
 def test_epochs_do_not_depend_on_time() -> None:

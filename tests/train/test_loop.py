@@ -289,6 +289,34 @@ class SimulatedMachine:
         return self.now
 
 
+def test_a_fast_machine_does_not_read_the_text_more_often_than_max_epochs(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = SimulatedMachine(monkeypatch, lambda step: 0.2)
+    run = training(
+        {"train.steps": 500, "train.eval_every": 100, "train.max_epochs": 12.0},
+        deadline=machine.now + 600,
+    )
+    n_tokens, tokens_a_step = len(run.context.corpus.train), 4 * 16
+    wanted = int(12 * n_tokens / tokens_a_step)
+    assert 500 < wanted < 2000  # 3000 steps fit
+    assert run.go()["steps"] == wanted
+
+
+def test_the_evaluation_of_averaged_weights_fits_before_the_deadline(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = SimulatedMachine(monkeypatch, lambda step: 0.2)
+    machine.evaluation = 20.0
+    run = training(
+        {"train.steps": 5000, "train.eval_every": 1000, "train.average_fraction": 0.2},
+        deadline=machine.now + 600,
+    )
+    assert run.go()["finished"] == "time"
+    assert run.state.n_averaged > 10
+    assert 1000 + 600 * 0.95 < machine.saves[-1] < 1600.001
+
+
 @pytest.mark.parametrize("planned", [20, 500, 5000, 100_000])
 @pytest.mark.parametrize("kind", ["steady", "noisy", "slower", "faster", "first is slow"])
 def test_a_run_ends_before_its_deadline_with_an_evaluation(

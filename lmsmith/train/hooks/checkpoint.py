@@ -51,7 +51,7 @@ class Checkpoints(Hook):
         self._saver = Saver()
         self._last_save = 0.0
         self._saved = (-1, -1)  # step of the newest checkpoint, and of the last evaluation in it
-        self._model_saved_at = -1
+        self._saved_model = (-1, False)
         self._special: dict[str, Any] | None = None  # `saved_special_ids`; None: not read yet
         self._reserved = False
 
@@ -101,9 +101,10 @@ class Checkpoints(Hook):
                 hooks = [hook for hook in self.hooks if hook.name in state.hooks_done]
                 groups, values = state.to_checkpoint(context.replica, context.guard, hooks)
             model_step = state.best_step if state.best else state.step
-            if self._model_saved_at != model_step:
+            model = (model_step, state.best_is_average)
+            if self._saved_model != model:
                 # The best weights, if they are the newest, are copied once for both groups.
-                older = state.best and model_step != state.step
+                older = state.best and not state.newest_are_best
                 groups["use"] = state.best if older else context.replica.weights(copy=False)
             keep = context.ranks.first
             groups = {group: unshard_all(named, keep=keep) for group, named in groups.items()}
@@ -115,7 +116,7 @@ class Checkpoints(Hook):
 
             context.ranks.on_rank_zero(save)
             self._saved = (state.step, state.evaluated_step)
-            self._model_saved_at = model_step
+            self._saved_model = model
         self._last_save = time.monotonic()
 
     def rewrite_checkpoint(self, context: Context) -> None:

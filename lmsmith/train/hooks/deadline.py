@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 
 from lmsmith.text.files import plural
+from lmsmith.train.choose import most_steps
 from lmsmith.train.hooks.checkpoint import Checkpoints
 from lmsmith.train.hooks.evaluate import Evaluate
 from lmsmith.train.hooks.hook import Context, Hook
@@ -43,11 +45,14 @@ class Deadline(Hook):
         self.evaluate, self.checkpoints, self.sample = evaluate, checkpoints, sample
         self.pace = Pace()
         self._said_steps = 0
+        self._most_steps = sys.maxsize  # `train.max_epochs`
         self._trial_seconds: float | None = None  # an evaluation's, extrapolated from a part
 
     def on_start(self, context: Context) -> None:
         state = context.state
         self._said_steps = context.config.train.steps
+        n_tokens, tokens_a_step = len(context.corpus.train), context.batches.tokens_per_batch
+        self._most_steps = most_steps(context.config, n_tokens, tokens_a_step)
         if context.deadline < math.inf:
             left = context.deadline - context.began
             self.pace = Pace(expected=left / max(1, state.n_steps - state.step))
@@ -109,7 +114,8 @@ class Deadline(Hook):
 
     def _seconds_left(self, context: Context) -> float:
         """Seconds for steps until the deadline, without the last evaluation and checkpoint."""
-        last = self._evaluation_seconds(context) + self._save_seconds(context)
+        n_last = 2 if context.config.train.average_fraction else 1  # also of averaged weights
+        last = n_last * self._evaluation_seconds(context) + self._save_seconds(context)
         return context.deadline - time.monotonic() - last
 
     def _evaluation_seconds(self, context: Context) -> float:
@@ -130,6 +136,7 @@ class Deadline(Hook):
     def _set_n_steps(self, context: Context, n_steps: int) -> None:
         """Applies the corrected number of steps and reports it."""
         state = context.state
+        n_steps = min(n_steps, max(state.n_steps, self._most_steps))
         if n_steps == state.n_steps:
             return
         ms = 1000 * self.pace.seconds_a_step()

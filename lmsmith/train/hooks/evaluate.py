@@ -7,11 +7,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from lmsmith.data.batches.packing import boundary_of
 from lmsmith.data.conversations import Conversations
 from lmsmith.distributed.shard import Scored
 from lmsmith.errors import TrainingError
 from lmsmith.evaluate.likelihood import Ids, Score, score_ids
+from lmsmith.train.hooks.average import EVERY
 from lmsmith.train.hooks.hook import Context, Hook
 from lmsmith.train.objective import Evaluation
 
@@ -34,6 +37,7 @@ class Evaluate(Hook):
     def after_step(self, context: Context) -> None:
         with context.interruptible(), context.took("evaluate"):
             found = self.evaluate(context)
+        averaged = self._of_average(context)
         if not math.isfinite(found.loss):
             raise TrainingError(
                 f"step {context.step}: the validation loss is {found.loss}, so training "
@@ -44,7 +48,7 @@ class Evaluate(Hook):
         state.val_loss, state.val_bits_per_byte = found.loss, found.bits_per_byte
         state.val_metrics = dict(found.metrics)
         if state.val_loss < state.best_val_loss:
-            self._keep_best(context)
+            self._keep_best(context, found)
         if target and state.val_loss <= target:
             state.seconds_to_target = state.train_seconds
         context.metrics.write(
@@ -64,6 +68,8 @@ class Evaluate(Hook):
                 state.val_bits_per_byte,
                 {name: found.metrics[name] for name in shown},
             )
+        if averaged:
+            self._judge_average(context, averaged)
 
     def evaluate(self, context: Context) -> Evaluation:
         """Evaluates by the objective, by default the likelihood of the validation split."""
@@ -116,11 +122,48 @@ class Evaluate(Hook):
             times.append(time.monotonic() - began)
         return min(times) * len(validation) / len(part)
 
-    def _keep_best(self, context: Context) -> None:
+    def _of_average(self, context: Context) -> Evaluation | None:
+        """Evaluates the mean of the last weights at the end of training, if there is one."""
+        if not (context.state.average and context.is_last_step):
+            return None
+        _swap(context)
+        try:
+            with context.interruptible(), context.took("evaluate"):
+                return self.evaluate(context)
+        finally:
+            _swap(context)
+
+    def _judge_average(self, context: Context, found: Evaluation) -> None:
+        """Reports the loss of the mean of the last weights, and keeps them if they are the best."""
         state = context.state
-        state.best_step = state.step
-        state.best_val_loss = state.val_loss
-        state.best_val_bits_per_byte = state.val_bits_per_byte
-        state.best_val_metrics = state.val_metrics
-        for name, weight in context.replica.weights(copy=not state.best).items():
-            state.best.setdefault(name, weight).copy_(weight)  # reuses the memory of the old best
+        is_best = found.loss < state.best_val_loss
+        message = (
+            f"val loss {found.loss:.4f} with the mean of the last {state.n_averaged:,} weights, "
+            f"{EVERY} steps apart: {'the best so far' if is_best else 'not the best'}"
+        )
+        context.event(message)
+        context.say(f"step {state.step:>6,}  {message}")
+        if is_best:
+            self._keep_best(context, found, average=True)
+
+    def _keep_best(self, context: Context, found: Evaluation, *, average: bool = False) -> None:
+        state = context.state
+        state.best_step, state.best_is_average = state.step, average
+        state.best_val_loss, state.best_val_bits_per_byte = found.loss, found.bits_per_byte
+        state.best_val_metrics = dict(found.metrics)
+        newest = state.average if average else context.weights()
+        for name, weight in newest.items():
+            if name in state.best:
+                state.best[name].copy_(weight)  # reuses the memory of the old best
+            else:
+                state.best[name] = weight.clone()
+
+
+@torch.no_grad()
+def _swap(context: Context) -> None:
+    """Swaps the weights and the mean of the last weights, one tensor at a time."""
+    average = context.state.average
+    for name, weight in context.weights().items():
+        newest = weight.clone()
+        weight.copy_(average[name])
+        average[name].copy_(newest)

@@ -5,6 +5,7 @@
       Metrics                 no     rank 0 writes metrics.jsonl, trackers and progress
       Threads                 no     fewer threads while other programs are busy; one rank only
       Deadline                yes    rank 0 plans the number of steps and informs the others
+      Average                 yes    each rank averages its weights, near the end
       Evaluate                yes    each rank scores a share of the validation split
       Tasks                   yes    rank 0 runs benchmark tasks, if any are due
       Extend                  yes    rank 0 lengthens the plan if time is left
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 
 from lmsmith.errors import LmsmithError, TrainingError, UsageError
 from lmsmith.train.hook_state import said
+from lmsmith.train.hooks.average import Average
 from lmsmith.train.hooks.checkpoint import Checkpoints
 from lmsmith.train.hooks.deadline import Deadline, Extend
 from lmsmith.train.hooks.evaluate import Evaluate
@@ -39,7 +41,10 @@ from lmsmith.train.hooks.tasks import Tasks
 from lmsmith.train.hooks.threads import Threads
 from lmsmith.train.stop import signal_in_words
 
-OURS = (SpikeGuard, Metrics, Threads, Deadline, Evaluate, Tasks, Extend, Checkpoints, Sample)
+OURS = (
+    *(SpikeGuard, Metrics, Threads, Deadline, Average, Evaluate, Tasks, Extend),
+    *(Checkpoints, Sample),
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Hooks:
         self.threads, sample = Threads(self.evaluate), Sample()
         deadline = Deadline(self.evaluate, self.checkpoints, sample)
         tasks = [Tasks(context.config)] if train.tasks else []
-        in_time = [deadline, self.evaluate, *tasks, Extend(deadline)]
+        in_time = [deadline, Average(), self.evaluate, *tasks, Extend(deadline)]
         # ---- the order ----
         self.after: list[Hook] = [Metrics(), self.threads, *in_time, *self.users]
         self.before_next: list[Hook] = [sample, self.checkpoints]
@@ -86,6 +91,7 @@ class Hooks:
         state = self.context.state
         self._done = {hook.name: state.step for hook in self.after}
         self._done[self.evaluate.name] = state.evaluated_step
+        self._done[Average.name] = state.averaged_step
         for hook in self.users:
             self._done[hook.name] = state.hooks_done.setdefault(hook.name, state.step)
 
