@@ -140,7 +140,15 @@ def learn_merges(
 ) -> list[tuple[int, int]]:
     """Learns up to `n_merges` merges: pairs of ids in the order of merging. Pair k (from 0) becomes
     the id 256 + k.
+
+    The merges replace the bytes in `counts`, which saves a copy. Raises TokenizerError if they have
+    been replaced before.
     """
+    if len(counts.symbols) and counts.symbols.max() > 255:
+        raise TokenizerError(
+            "merges have been learned from these counts before, which replaced their bytes: count "
+            "the texts again, with a new PieceCounter."
+        )
     n_merges = min(n_merges, len(counts.symbols))  # each merge removes at least one symbol
     order = np.arange(256 + n_merges, dtype=np.int64)
     if ties == "huggingface":

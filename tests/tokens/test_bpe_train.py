@@ -279,3 +279,12 @@ def test_an_interrupt_stops_learning(monkeypatch: pytest.MonkeyPatch) -> None:
             [text], 200_000, progress=lambda what, *_: interrupt() if what == "merge" else None
         )
     assert bpe_train.learn_bpe(["ab"], 258).vocab_size == 258
+
+
+def test_counts_that_were_used_are_refused() -> None:
+    counter = PieceCounter(PATTERNS["gpt2"])
+    counter.add(["the theme of the thesis " * 3])
+    counts = counter.counts()
+    assert len(learn_merges(counts, 3)) == 3
+    with pytest.raises(TokenizerError, match=r"before.*count the texts again"):
+        learn_merges(counts, 3)
