@@ -67,12 +67,12 @@ def learning() -> None:
 def encoding() -> None:
     """Byte-pair encoding: merging the bytes of pieces; decoding."""
     from lmsmith.tokens.bpe import BpeTokenizer
-    from lmsmith.tokens.merge import PieceCache, encode_pieces
+    from lmsmith.tokens.piece_cache import PieceCache, encode_pieces
     from lmsmith.tokens.split import Texts
 
     tokens = [bytes([byte]) for byte in range(256)]
     tokenizer = BpeTokenizer([*tokens, b"ab"], [(97, 98)], "gpt2")
-    encode_pieces(Texts([b"ab"]), tokenizer.vocabulary.tables, PieceCache(64, {}))
+    encode_pieces(Texts([b"ab"]), tokenizer.vocabulary.tables, PieceCache(64, {}, np.uint16))
     tokenizer.decode([256])
 
 

@@ -160,9 +160,9 @@ def compile_ahead(*, later: Sequence[str] = ()) -> None:
     `later`: parts that are needed afterwards.
     """
     from lmsmith.generate import kernels
-    from lmsmith.tokens import merge  # names the part "encode", and imports that of "split"
+    from lmsmith.tokens import bpe  # names the part "encode", and imports that of "split"
 
-    assert merge
+    assert bpe
     kernels.compile_ahead("split", "encode", later=[*later, "soft-cap"])
 
 

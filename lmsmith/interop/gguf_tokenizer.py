@@ -32,11 +32,11 @@ from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.exact import ONIGURUMA, pattern_in, reason_not_exact
 from lmsmith.tokens.foreign import MAX_IDS, from_huggingface, to_huggingface
 from lmsmith.tokens.library import LibraryTokenizer
-from lmsmith.tokens.merge import PieceCache, encode_pieces
+from lmsmith.tokens.piece_cache import PieceCache, encode_pieces
 from lmsmith.tokens.printable import from_printable
 from lmsmith.tokens.specials import AddedToken
 from lmsmith.tokens.split import BETWEEN_DIGITS, PATTERNS, Pattern, Texts
-from lmsmith.tokens.tokenizer import END_OF_TEXT_NAMES, Tokenizer
+from lmsmith.tokens.tokenizer import END_OF_TEXT_NAMES, Tokenizer, ids_dtype
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 
@@ -376,7 +376,10 @@ def _crosses_newline(tokenizer: BpeTokenizer) -> bool:
 def _unreached(tokenizer: BpeTokenizer) -> bool:
     """Whether merging the bytes of some token does not give this token."""
     tokens = list(tokenizer.id_of)
-    tables, cache = tokenizer.vocabulary.tables, PieceCache(1000, {})
+    tables, cache = (
+        tokenizer.vocabulary.tables,
+        PieceCache(1000, {}, ids_dtype(tokenizer.vocab_size)),
+    )
     ids, starts = encode_pieces(Texts(tokens), tables, cache)
     reached = (np.diff(starts) == 1) & (ids[starts[:-1]] == list(tokenizer.id_of.values()))
     return not reached.all()

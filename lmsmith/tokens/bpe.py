@@ -31,7 +31,14 @@ import numpy.typing as npt
 from lmsmith.errors import TokenizerError
 from lmsmith.machine.limits import n_cores
 from lmsmith.tokens import ahead
-from lmsmith.tokens.merge import PieceCache, decode_ids, encode_pieces, encode_texts
+from lmsmith.tokens.decode import copy_tokens, decode_ids
+from lmsmith.tokens.merge import fill_pairs, look_up
+from lmsmith.tokens.piece_cache import (
+    PieceCache,
+    encode_blocks,
+    encode_pieces,
+    encode_texts,
+)
 from lmsmith.tokens.printable import from_printable, to_printable
 from lmsmith.tokens.specials import AddedToken, AddedTokens, Specials
 from lmsmith.tokens.split import PADDING, Pattern, Texts, parts_of, parts_of_stream, pattern_of
@@ -48,7 +55,7 @@ from lmsmith.tokens.vocabulary import Vocabulary
 
 Names = Collection[str] | Literal["all"]
 
-UNIT = 1 << 18  # bytes of text that a thread encodes at once: text and ids fit the CPU cache
+UNIT = 1 << 19  # bytes of text that a thread encodes at once: text and ids fit the CPU caches
 CACHED_PIECES = 150_000  # per thread: a table of 8 MB, plus 5 MB for long pieces and their ids
 
 
@@ -289,13 +296,13 @@ class BpeTokenizer(Tokenizer):
             cache = self._caches.pop()
         except IndexError:  # other threads are using all caches
             ahead.begin("split", "encode")
-            cache = PieceCache(CACHED_PIECES, self._unreached)
+            cache = PieceCache(CACHED_PIECES, self._unreached, self._dtype)
         ids, starts = encode_texts(Texts(texts), self.pattern, self.vocabulary.tables, cache)
-        narrow: Ids = ids.astype(self._dtype)
+        own: Ids = ids.copy()
         self._caches.append(cache)  # only now, because `ids` is in its memory
         if len(texts) == 1:
-            return [narrow]
-        return [narrow[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
+            return [own]
+        return [own[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
 
     def free_memory(self) -> None:
         self._caches.clear()
@@ -325,7 +332,7 @@ class BpeTokenizer(Tokenizer):
         if not self.whole_tokens:
             return {}
         tokens = list(self.id_of)
-        tables, cache = self.vocabulary.tables, PieceCache(CACHED_PIECES, {})
+        tables, cache = self.vocabulary.tables, PieceCache(CACHED_PIECES, {}, self._dtype)
         ids, starts = encode_pieces(Texts(tokens), tables, cache)
         reached = (np.diff(starts) == 1) & (ids[starts[:-1]] == list(self.id_of.values()))
         return {tokens[k]: self.id_of[tokens[k]] for k in np.flatnonzero(~reached)}
@@ -416,3 +423,6 @@ def _bytes_of(stream: Iterable[str | bytes]) -> Iterator[bytes]:
             yield to_utf8(left) + text
             left = ""
     yield to_utf8(left)
+
+
+ahead.part("encode", 2.2, encode_blocks, fill_pairs, look_up, copy_tokens)

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 intrinsic: Any = extending.intrinsic
 
 _BIT = ir.IntType(1)
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _64_BYTES = ir.VectorType(_I8, 64)
 
 
@@ -241,6 +241,19 @@ def store8(typing_context, at, value):
 
 
 @intrinsic
+def store16(typing_context, at, value):
+    """Writes the lowest two bytes of `value` to an address."""
+
+    def generate(context, builder, signature, arguments):
+        builder.store(
+            builder.trunc(arguments[1], _I16), _pointer(builder, arguments[0], _I16), align=1
+        )
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), generate
+
+
+@intrinsic
 def store32(typing_context, at, value):
     """Writes the lower half of `value` to an address."""
 
@@ -314,6 +327,27 @@ def trailing_zeros(typing_context, mask):
 
     def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.Constant(_BIT, 0))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def highest(typing_context, mask):
+    """Returns the highest position in a mask, which must not be empty."""
+
+    def generate(context, builder, signature, arguments):
+        above = builder.ctlz(arguments[0], ir.Constant(_BIT, 0))
+        return builder.sub(ir.Constant(_I64, 63), above)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def count(typing_context, mask):
+    """Returns the number of positions in a mask."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
 
     return types.int64(types.int64), generate
 

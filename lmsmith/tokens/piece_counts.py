@@ -24,10 +24,9 @@ from lmsmith.tokens.piece_table import (
     ADDRESS,
     BLOCK,
     END_OF_TEXT,
+    ENTRY,
     KEY0,
     KEY1,
-    LENGTH,
-    SHORT,
     SLOT,
     START_SLOT,
     VALUE0,
@@ -224,32 +223,33 @@ def _count(padded, starts, first_pieces, ends, cursor, slots, limit, arena, used
     full.
     """
     text, first_slot, mask = address(padded), address(slots), len(slots) * 8 // SLOT - 1
-    block = np.empty((5, BLOCK), dtype=np.int64)
+    block = np.empty(BLOCK * ENTRY // 8, dtype=np.int64)
     if len(starts):
         cursor[2] += text if cursor[2] else text + starts[0]
     while cursor[0] < len(starts) and used[0] + BLOCK <= limit:
-        n_block = read_block(
-            text, starts, first_pieces, ends, cursor, _ANY_LENGTH, _UNCUT, first_slot, mask, block
+        stop = read_block(
+            text,
+            starts,
+            first_pieces,
+            ends,
+            cursor,
+            _ANY_LENGTH,
+            _UNCUT,
+            0,
+            first_slot,
+            mask,
+            block,
         )
-        for k in range(n_block):
-            length, slot = block[LENGTH, k], block[START_SLOT, k]
-            if length == END_OF_TEXT:
-                continue
-            key0, key1 = block[KEY0, k], block[KEY1, k]
-            if length <= SHORT:
+        for entry in range(address(block), stop, ENTRY):
+            key0, key1 = load64(entry + KEY0), load64(entry + KEY1)
+            slot = load64(entry + START_SLOT)
+            if key1 > 0:
                 slot = find_short(first_slot, mask, key0, key1, slot)
+            elif key1 == END_OF_TEXT:
+                continue
             else:
-                slot = find_long(
-                    first_slot,
-                    mask,
-                    key0,
-                    key1,
-                    slot,
-                    block[ADDRESS, k],
-                    length,
-                    address(arena),
-                    used,
-                )
+                at = load64(entry + ADDRESS)
+                slot = find_long(first_slot, mask, key0, slot, at, -key1, address(arena), used)
             count = load64(slot + VALUE0)
             used[0] += count == 0
             store64(slot + VALUE0, count + 1)
@@ -274,11 +274,8 @@ def _add(source, source_arena, at_least, slots, arena, used):
         else:
             record = address(source_arena) + (-1 - key1)
             length = load64(record)
-            rest = load64(record + 8 + (length & ~7))
             slot = start_slot(first_slot, mask, key0, 0)
-            slot = find_long(
-                first_slot, mask, key0, rest, slot, record + 8, length, address(arena), used
-            )
+            slot = find_long(first_slot, mask, key0, slot, record + 8, length, address(arena), used)
         before = load64(slot + VALUE0)
         used[0] += before == 0
         store64(slot + VALUE0, before + count)

@@ -145,7 +145,7 @@ def letters_end(at, table):
         first = four & 0xFF
         # Two frequent ranges that contain only letters, recognized without decoding.
         if IDEOGRAPHS[0] <= first <= IDEOGRAPHS[1] and four & 0xC0C000 == 0x808000:
-            at += 3
+            at = ideographs_end(at)
         elif CYRILLIC[0] <= first <= CYRILLIC[1] and four & 0xC000 == 0x8000:
             at += 2
         else:
@@ -153,6 +153,13 @@ def letters_end(at, table):
             if char & 255 < UPPER:
                 return at
             at += char >> 8
+
+
+@inner
+def ideographs_end(at):
+    """Returns the end of the ideographs from U+4E00 to U+9FFF among the 64 bytes at an address."""
+    first = _ideographs(at, positions_between(at, 0x80, 0xBF))
+    return at + trailing_zeros(~(first | first << 1 | first << 2))
 
 
 @inner
@@ -229,7 +236,7 @@ def char_at(at, table):
     return OTHER | 1 << 8
 
 
-# ---- many pieces, ASCII --------------------------------------------------------------------------
+# ---- many pieces at once -------------------------------------------------------------------------
 
 
 @inner
@@ -237,18 +244,31 @@ def piece_starts(at, end, family, max_digits):
     """Mask of the positions where pieces start after `at`, within the 64 bytes from `at`. A piece
     must start at `at`. 0 if no start is certain.
 
-    A position is hard if it has a byte that is not ASCII, is the end of the text, or is one of the
-    cases below. Starts are certain up to two bytes before the first hard position. The mask
-    contains all starts up to its last one.
+    A position is hard if it is the end of the text, has a byte that is neither ASCII nor in one of
+    the ranges of `_more_letters` and `_more_others`, or is one of the cases below. Starts are
+    certain up to two bytes before the first hard position. The mask contains all starts up to its
+    last one.
     """
-    if load64(at) & -0x7F7F7F7F7F7F7F80:  # not ASCII soon: the mask would be too short to pay off
-        return 0
+    high = load64(at) & -0x7F7F7F7F7F7F7F80
+    if high:  # not ASCII soon: the mask may be too short to pay off
+        first = load8(at + (trailing_zeros(high) >> 3))
+        if family == O200K or not (0xE2 <= first <= 0xE9 or first == 0xEF or 0xC3 <= first <= 0xD1):
+            return 0
     letters = positions_between(at, 97, 122) | positions_between(at, 65, 90)
     digits = positions_between(at, 48, 57)
     blanks = positions_between(at, BLANK, BLANK)
     spaces = positions_between(at, 9, 13) | blanks
-    others = ~(letters | digits | spaces)
-    hard = positions_between(at, 128, 255) | 1 << min(end - at, 63)
+    high = positions_between(at, 128, 255)
+    others = ~(letters | digits | spaces | high)
+    if high and family != O200K:  # there, classes of letters and contractions differ
+        found = _more_letters(at)
+        letters |= found
+        high &= ~found
+        if family == GPT2:  # elsewhere a single character belongs to the letters after it
+            found = _more_others(at)
+            others |= found
+            high &= ~found
+    hard = high | 1 << min(end - at, 63)
 
     # A piece starts where the class changes, but not after a space, which belongs to the next
     # characters; and at the last white space before something else.
@@ -305,6 +325,56 @@ def piece_starts(at, end, family, max_digits):
 
     starts = _with_contractions(starts, apostrophes, at, family)
     return starts & (1 << max(trailing_zeros(hard) - 1, 0)) - 1 & -2
+
+
+@inner
+def _more_letters(at):
+    """Mask of the bytes of some letters that are not ASCII, within the 64 bytes from `at`: of
+    Latin-1 (U+00C0 to U+00FF), Cyrillic (U+0400 to U+047F), and ideographs (U+4E00 to U+9FFF).
+    """
+    follow = positions_between(at, 0x80, 0xBF)
+    second = shifted_down(follow, 1)
+    signs = positions_between(at, 0x97, 0x97) | positions_between(
+        at, 0xB7, 0xB7
+    )  # of times, divided by
+    two = second & (
+        positions_between(at, *CYRILLIC)
+        | positions_between(at, 0xC3, 0xC3) & ~shifted_down(signs, 1)
+    )
+    three = _ideographs(at, follow)
+    return two | two << 1 | three | three << 1 | three << 2
+
+
+@inner
+def _ideographs(at, follow):
+    """Mask of the first bytes of the ideographs from U+4E00 to U+9FFF within the 64 bytes from
+    `at`. `follow`: mask of the bytes that continue a character.
+    """
+    first = positions_between(at, *IDEOGRAPHS) | (
+        positions_between(at, 0xE4, 0xE4) & shifted_down(positions_between(at, 0xB8, 0xBF), 1)
+    )
+    return first & shifted_down(follow, 1) & shifted_down(follow, 2)
+
+
+@inner
+def _more_others(at):
+    """Mask of the bytes of some punctuation that is not ASCII, within the 64 bytes from `at`:
+    U+2010 to U+2027, of Chinese (U+3001, 3002, 3008 to 301F) and full-width (U+FF01 to FF0F, FF1A
+    to FF20).
+    """
+    general = positions_between(at, 0xE2, 0xE2) & shifted_down(
+        positions_between(at, 0x80, 0x80) & shifted_down(positions_between(at, 0x90, 0xA7), 1), 1
+    )
+    third = positions_between(at, 0x81, 0x82) | positions_between(at, 0x88, 0x9F)
+    chinese = positions_between(at, 0xE3, 0xE3) & shifted_down(
+        positions_between(at, 0x80, 0x80) & shifted_down(third, 1), 1
+    )
+    third = positions_between(at, 0x81, 0x8F) | positions_between(at, 0x9A, 0xA0)
+    full_width = positions_between(at, 0xEF, 0xEF) & shifted_down(
+        positions_between(at, 0xBC, 0xBC) & shifted_down(third, 1), 1
+    )
+    found = general | chinese | full_width
+    return found | found << 1 | found << 2
 
 
 @_inlined

@@ -22,7 +22,15 @@ import numpy.typing as npt
 
 from lmsmith.errors import TokenizerError
 from lmsmith.tokens import ahead
-from lmsmith.tokens.compiled import address, kernel, load8, trailing_zeros
+from lmsmith.tokens.compiled import (
+    address,
+    count,
+    highest,
+    kernel,
+    load8,
+    store32,
+    trailing_zeros,
+)
 from lmsmith.tokens.scanner import (
     APOSTROPHE,
     GPT2,
@@ -180,21 +188,26 @@ class Texts:
 @kernel
 def _split(padded, starts, stops, classes, family, max_digits, space_tail, ends, first_pieces):
     text, table = address(padded), address(classes)
-    n_pieces = 0
+    to = address(ends)
     for i in range(len(starts)):
         at, end = text + starts[i], text + stops[i]
-        window, mask = at, 0
         while at < end:
+            mask = piece_starts(at, end, family, max_digits)
             if mask == 0:
-                window, mask = at, piece_starts(at, end, family, max_digits)
-            if mask != 0:
-                at = window + trailing_zeros(mask)
-                mask &= mask - 1
-            else:
                 at = piece_end(at, end, table, family, max_digits, space_tail)
-            ends[n_pieces] = at - text
-            n_pieces += 1
-        first_pieces[i + 1] = n_pieces
+                store32(to, at - text)
+                to += 4
+                continue
+            # Eight at a time, and the next ones overwrite what is too much: the processor predicts
+            # the number of rounds better than the number of pieces.
+            n, rest, at_text = count(mask), mask, at - text
+            for first in range(0, n, 8):
+                for k in range(first, first + 8):
+                    store32(to + 4 * k, at_text + trailing_zeros(rest))
+                    rest &= rest - 1
+            to += 4 * n
+            at += highest(mask)
+        first_pieces[i + 1] = (to - address(ends)) >> 2
 
 
 ahead.part("split", 1.4, _split)

@@ -94,7 +94,7 @@ class Vocabulary:
         """The merges as `encode_texts` needs them."""
         pairs = np.array(self.pairs, dtype=np.int64).reshape(-1, 3)
         # Without a list of merges the priority is the id of the result.
-        ranks = pairs[:, 2] if self.merges is None else np.arange(len(pairs))
+        ranks = pairs[:, 2].copy() if self.merges is None else np.arange(len(pairs))
         flat, starts = self.bytes_of_ids
         inner = np.ones(len(flat), dtype=bool)
         inner[starts] = False  # the byte before a token's first byte is in another token
@@ -102,8 +102,8 @@ class Vocabulary:
         neighbours = flat[:-1].astype(np.int64) << 8 | flat[1:]
         adjacent[neighbours[inner[1:]]] = 1
         byte_ids = np.array([self.id_of[bytes([byte])] for byte in range(256)], dtype=np.int32)
-        values = ranks << 32 | pairs[:, 2]
-        return Merges.of(byte_ids, pairs[:, 0].copy(), pairs[:, 1].copy(), values, adjacent)
+        left, right, result = pairs.T.copy()
+        return Merges.of(byte_ids, left, right, result, ranks, adjacent)
 
     @functools.cached_property
     def pairs(self) -> list[tuple[int, int, int]]:

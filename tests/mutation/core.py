@@ -31,6 +31,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "lmsmith/tokens/pair_counts.py",
         "lmsmith/tokens/vocabulary.py",
         "lmsmith/tokens/merge.py",
+        "lmsmith/tokens/piece_cache.py",
+        "lmsmith/tokens/decode.py",
     ),
 }
 NOT_NUMERIC = ("__init__.py", "bench.py", "show.py", "subject.py")

@@ -39,8 +39,8 @@ EQUIVALENTS: dict[tuple[str, str, str, str], str] = {
         "3",
     ): "only the first half of `high` is read",
     (
-        "lmsmith/tokens/merge.py",
-        "ids = cache.room_for_ids(len(texts.padded) + 4)",
+        "lmsmith/tokens/piece_cache.py",
+        "ids = cache.room_for_ids(len(texts.padded) + _ROOM)",
         "+",
         "-",
     ): "the padding after each text has no ids, so there is room for the excess bytes either way",

@@ -23,6 +23,7 @@ from lmsmith.tokens.bpe import BpeTokenizer
 from lmsmith.tokens.bpe_train import learn_bpe
 from lmsmith.tokens.files import load_tokenizer
 from lmsmith.tokens.measure import longest_tokens
+from lmsmith.tokens.merge import Merges
 from lmsmith.tokens.split import PATTERNS
 from lmsmith.tokens.stream_decoder import StreamDecoder
 from lmsmith.tokens.tokenizer import Tokenizer
@@ -190,6 +191,24 @@ def test_the_cache_is_bounded_and_emptied(
         assert cache.used[0] <= cache.table.limit
         assert size_before in (None, cache.table.slots.nbytes)
         size_before = cache.table.slots.nbytes
+
+
+def test_ids_of_four_bytes(gpt2: BpeTokenizer, test_data: Path) -> None:
+    """Vocabularies of more than 65,536 tokens have them; the cache then stores fewer ids in place."""
+    more = [*gpt2.tokens[:-1], *(b"not in this text %d" % k for k in range(20_000))]
+    wide = BpeTokenizer(more, gpt2.merges, gpt2.pattern)
+    text = (test_data / "multilingual" / "xquad_zh.txt").read_text()[:20_000] + "\n" + " " * 77
+    for string in (text, Path(__file__).read_text(), "ABCDEFGHIJKLMNO" * 40 + "zzz" * 9):
+        assert wide.encode(string).dtype == np.uint32
+        assert wide.encode(string).tolist() == gpt2.encode(string).tolist()
+        assert wide.decode(wide.encode(string)) == string
+
+
+def test_a_vocabulary_too_large_for_the_table_of_pairs_is_refused() -> None:
+    numbers = np.array([256, 1 << 21])
+    nothing = np.zeros(65536, np.uint8)
+    with pytest.raises(TokenizerError, match=r"up to 2,097,151 tokens and merges"):
+        Merges.of(np.arange(256, dtype=np.int32), *[numbers] * 4, nothing)
 
 
 def test_the_memory_of_encoding_can_be_freed(small: BpeTokenizer) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken_oracle import FEW, REPRESENTATIVES, encoding, pieces
@@ -34,6 +35,7 @@ from lmsmith.tokens.unicode_classes import (
     LOWER,
     MARK,
     NUMBER,
+    OTHER,
     SPACE,
     UPPER,
     unicode_classes,
@@ -309,14 +311,54 @@ def test_ranges_that_letters_end_does_not_decode_are_letters() -> None:
     assert chr(0x9FFF).encode()[0] == scanner.IDEOGRAPHS[1]
     assert chr(0x400).encode()[0] == scanner.CYRILLIC[0]
     assert chr(0x47F).encode()[0] == scanner.CYRILLIC[1]
-    assert (unicode_classes()[0x5000:0xA000] >= UPPER).all()
+    assert (unicode_classes()[0x4E00:0xA000] >= UPPER).all()
     assert (unicode_classes()[0x400:0x480] >= UPPER).all()
+
+
+LATIN = [*range(0xC0, 0xD7), *range(0xD8, 0xF7), *range(0xF8, 0x100)]
+MORE_LETTERS = [*LATIN, *range(0x400, 0x480), *range(0x4E00, 0xA000)]
+MORE_OTHERS = [*range(0x2010, 0x2028), 0x3001, 0x3002, *range(0x3008, 0x3020)]
+MORE_OTHERS += [*range(0xFF01, 0xFF10), *range(0xFF1A, 0xFF21)]
+
+
+def test_ranges_that_piece_starts_knows_have_one_class() -> None:
+    assert (unicode_classes()[MORE_LETTERS] >= UPPER).all()
+    assert (unicode_classes()[MORE_OTHERS] == OTHER).all()
+
+
+@every_pattern
+def test_random_sequences_of_characters_beyond_ascii(name: str) -> None:
+    """Those that `piece_starts` knows, and their neighbours, which have other classes."""
+    draw = random.Random(name)
+    known = 3 * MORE_LETTERS[:200] + MORE_LETTERS[-999:] + 9 * MORE_OTHERS
+    neighbours = [
+        0xD7,
+        0xF7,
+        0x200B,
+        0x2028,
+        0x3000,
+        0x3005,
+        0x3007,
+        0x4DFF,
+        0xFF10,
+        0xFF21,
+        0x3042,
+    ]
+    for _ in range(300):
+        characters = [*"a '9\n", *map(chr, draw.sample(known, 9) + draw.sample(neighbours, 2))]
+        text = "".join(draw.choices(characters, k=200)).encode()
+        start = draw.randrange(len(text))
+        for part in (text, text[start:], text[:start]):  # perhaps cut inside a character
+            assert split(part, PATTERNS[name]) == split_by_regex(part, name)
+
+
+def split_by_regex(text: bytes, name: str) -> list[bytes]:
+    found = regex.findall(PATTERNS[name].regex, text.decode("utf-8", "surrogateescape"))
+    return [piece.encode("utf-8", "surrogateescape") for piece in found]
 
 
 def test_between_digits_equals_its_expression() -> None:
     """As in SmolLM: each digit is a piece, and so is the white space before it."""
-    import regex
-
     compiled, draw = regex.compile(BETWEEN_DIGITS.regex), random.Random(2)
     few = ("s", "L", "é", "1", "٣", " ", "\n", "\u3000", "'", "!", "\u0301")
     texts = ["".join(text) for n in range(1, 5) for text in itertools.product(few, repeat=n)]
