@@ -38,6 +38,7 @@ _BIT = ir.IntType(1)
 _I8, _I16, _I32, _I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _64_BYTES = ir.VectorType(_I8, 64)
 
+HIGH_BITS = -0x7F7F7F7F7F7F7F80  # of eight bytes: set in those that are not ASCII
 
 _njit: Any = numba.njit  # its types lack some options
 inner: Any = functools.partial(_njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)

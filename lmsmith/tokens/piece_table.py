@@ -27,7 +27,16 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from lmsmith.tokens.compiled import address, inner, load8, load32, load64, prefetch, store64
+from lmsmith.tokens.compiled import (
+    HIGH_BITS,
+    address,
+    inner,
+    load8,
+    load32,
+    load64,
+    prefetch,
+    store64,
+)
 
 _inlined = partial(inner, forceinline=True)  # parts of functions that run for each piece
 
@@ -75,8 +84,8 @@ def read_block(
 
     `cursor` is (text, piece, address) and is advanced. A piece longer than `longest` gets no slot.
     If `adjacent` is not empty, pieces of more than 15 bytes are cut between characters whose
-    bytes are adjacent in no token. A part that is one character of three bytes gets the key
-    `CHARACTER` and its place among `chars`.
+    bytes are adjacent in no token, but not those of ASCII, which repeat. A part that is one
+    character of three bytes gets the key `CHARACTER` and its place among `chars`.
     """
     i, at, end_at = cursor[0], cursor[2], address(ends) + 4 * cursor[1]
     entry, full = address(block), address(block) + ENTRY * BLOCK
@@ -114,8 +123,10 @@ def _read_long(entry, full, at, end, longest, adjacent, chars, slots, mask):
     """Adds entries for the parts of a piece of more than 15 bytes until the block is full. Returns
     the address after the last entry and the address of the rest of the piece.
     """
-    if len(adjacent) == 0:
+    is_ascii = load64(at) & HIGH_BITS == 0 and load8(end - 1) < 128  # most likely all of it
+    if len(adjacent) == 0 or (is_ascii and end - at <= longest):
         key0, slot = long_key(slots, mask, at, end - at, longest)
+        prefetch(slot)
         _put_entry(entry, key0, at - end, slot, at)
         return entry + ENTRY, end
     pairs = address(adjacent)

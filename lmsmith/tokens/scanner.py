@@ -16,6 +16,7 @@ from __future__ import annotations
 from functools import partial
 
 from lmsmith.tokens.compiled import (
+    HIGH_BITS,
     inner,
     load8,
     load32,
@@ -249,7 +250,7 @@ def piece_starts(at, end, family, max_digits):
     certain up to two bytes before the first hard position. The mask contains all starts up to its
     last one.
     """
-    high = load64(at) & -0x7F7F7F7F7F7F7F80
+    high = load64(at) & HIGH_BITS
     if high:  # not ASCII soon: the mask may be too short to pay off
         first = load8(at + (trailing_zeros(high) >> 3))
         if family == O200K or not (0xE2 <= first <= 0xE9 or first == 0xEF or 0xC3 <= first <= 0xD1):
