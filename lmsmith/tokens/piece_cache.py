@@ -184,7 +184,7 @@ def encode_blocks(
             elif -key1 > longest:
                 long_ids = np.empty(-key1, dtype=np.int32)
                 n = merge_by_heap(at, -key1, byte_ids, byte_pairs, pairs, results, long_ids)
-                to = _copy_out(long_ids, n, to, width)
+                to = _write_ids(long_ids, n, to, width)
             else:
                 slot = _slot_of(entry, first_slot, mask, arena, used)
                 if load64(slot + VALUE1) == 0:  # not in the cache
@@ -267,38 +267,32 @@ def _slot_of(entry, first_slot, mask, arena, used):
 # are their real number and the index of the first one.
 IN_SLOT = 7
 SPILT = 8
+NUMBER = VALUE1 + 6  # offset in a slot
 
 
 @inner
 def _remember(slot, ids, n, spilt, used, width):
     """Stores the ids[:n] of a piece in the cache."""
     used[0] += 1
-    if n <= 16 // width - 1:
-        value0, value1 = np.int64(0), n << 48
-        per_word = 8 // width
-        for k in range(n):
-            part = np.int64(ids[k]) << 8 * width * (k % per_word)
-            if k < per_word:
-                value0 |= part
-            else:
-                value1 |= part
+    if n < 16 // width:
+        _write_ids(ids, n, slot + VALUE0, width)
+        store16(slot + NUMBER, n)
     else:
-        value0, value1 = n << 32 | used[2], np.int64(SPILT) << 48
-        _copy_out(ids, n, spilt + used[2] * width, width)
+        _write_ids(ids, n, spilt + used[2] * width, width)
+        store64(slot + VALUE0, n << 32 | used[2])
+        store64(slot + VALUE1, np.int64(SPILT) << 48)
         used[2] += n
-    store64(slot + VALUE0, value0)
-    store64(slot + VALUE1, value1)
 
 
 @inner
-def _copy_out(ids, n, to, width):
-    """Writes ids[:n] to the address `to`, and returns the address after the last one."""
+def _write_ids(ids, n, to, width):
+    """Writes ids[:n] to the address `to`, and returns the address after them. Writes four bytes for
+    each: what is too much of one is overwritten by the next, and of the last one by the caller.
+    """
     for k in range(n):
-        if width == 2:
-            store16(to + 2 * k, ids[k])
-        else:
-            store32(to + 4 * k, ids[k])
-    return to + n * width
+        store32(to, ids[k])
+        to += width
+    return to
 
 
 @kernel
