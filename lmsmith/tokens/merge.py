@@ -20,6 +20,7 @@ from lmsmith.tokens.compiled import address, inner, kernel, load8, load64, shift
 
 NONE = 1 << 40  # the rank of a pair that does not merge
 _ID_BITS = _RANK_BITS = 21
+POSITION_BITS = 16  # of the bytes of a short piece
 NO_ID = (1 << _ID_BITS) - 1  # no pair has it
 _BUCKET = 32  # bytes
 _MULTIPLY = 0x9E3779B97F4A7C15 - 2**64
@@ -79,26 +80,28 @@ def merge(at, length, byte_ids, byte_pairs, pairs, results, ids, keys, before, a
     ids[0] = ids[length + 1] = NO_ID
     for k in range(1, length + 1):
         ids[k], before[k], after[k] = byte_ids[load8(at + k - 1)], k - 1, k + 1
-        keys[k] = byte_pairs[load8(at + k - 1) << 8 | load8(at + k)] << 16 | k
-    keys[0] = NONE << 16
+        keys[k] = byte_pairs[load8(at + k - 1) << 8 | load8(at + k)] << POSITION_BITS | k
+    keys[0] = NONE << POSITION_BITS
     for k in range(length, length + 8 & ~7):
-        keys[k] = NONE << 16
+        keys[k] = NONE << POSITION_BITS
     while True:
-        best = NONE << 16
+        best = NONE << POSITION_BITS
         for first in range(0, length, 8):
             for k in range(first, first + 8):
                 best = min(best, keys[k])
-        if best >= NONE << 16:
+        if best >= NONE << POSITION_BITS:
             break
-        k = best & 0xFFFF
-        token = np.int64(results[best >> 16])
+        k = best & (1 << POSITION_BITS) - 1
+        token = np.int64(results[best >> POSITION_BITS])
         ids[k] = token
         gone = after[k]
         following, previous = after[gone], before[k]
         after[k], before[following] = following, k
-        keys[gone] = NONE << 16
-        keys[k] = pair_rank(pairs, token, np.int64(ids[following])) << 16 | k
-        keys[previous] = pair_rank(pairs, np.int64(ids[previous]), token) << 16 | previous
+        keys[gone] = NONE << POSITION_BITS
+        keys[k] = pair_rank(pairs, token, np.int64(ids[following])) << POSITION_BITS | k
+        keys[previous] = (
+            pair_rank(pairs, np.int64(ids[previous]), token) << POSITION_BITS | previous
+        )
     n, k = 0, 1
     while k <= length:
         ids[n] = ids[k]

@@ -16,8 +16,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from lmsmith.errors import TokenizerError
 from lmsmith.tokens.compiled import address, inner, kernel, load64, store16, store32, store64
-from lmsmith.tokens.merge import Merges, merge, merge_by_heap
+from lmsmith.tokens.merge import POSITION_BITS, Merges, merge, merge_by_heap
 from lmsmith.tokens.piece_table import (
     ADDRESS,
     BLOCK,
@@ -49,13 +50,19 @@ SOMETIMES = 7 * ENTRY
 
 class PieceCache:
     """The ids of pieces that one thread has encoded. When full, it drops all pieces except those of
-    `kept`, which maps a piece to its one id. `dtype`: of the ids, uint16 or uint32.
+    `kept`, which maps a piece to its one id. `dtype`: of the ids, uint16 or uint32. Raises
+    TokenizerError for a token of 2**16 bytes or more.
     """
 
     def __init__(
         self, n_pieces: int, kept: Mapping[bytes, int], dtype: type[np.uint16 | np.uint32]
     ) -> None:
         self.longest = max([LONGEST, *map(len, kept)])
+        if self.longest >= 1 << POSITION_BITS:
+            raise TokenizerError(
+                f"a token has {self.longest:,} bytes; byte-pair encoding is for tokens of up to "
+                f"{(1 << POSITION_BITS) - 1:,}."
+            )
         block = BLOCK * (self.longest + 16)  # room for one more block
         n_arena = 2 * sum(map(len, kept)) + 32 * n_pieces + block
         self.table = PieceTable(len(kept) + n_pieces + BLOCK, n_arena)

@@ -231,8 +231,8 @@ def exchange(slot, home):
     """Exchanges the contents of a slot and of the one where the search for its piece started, and
     returns the latter.
 
-    Allowed because all slots from one to the other are taken, so that searches for the other piece
-    go on to where it is then.
+    Allowed because all slots from one to the other are taken, so that a search for the other piece
+    continues to where it is then.
     """
     for offset in range(0, SLOT, 8):
         here, there = load64(slot + offset), load64(home + offset)

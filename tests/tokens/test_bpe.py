@@ -211,6 +211,13 @@ def test_a_vocabulary_too_large_for_the_table_of_pairs_is_refused() -> None:
         Merges.of(np.arange(256, dtype=np.int32), *[numbers] * 4, nothing)
 
 
+def test_a_token_too_long_for_the_cache_is_refused() -> None:
+    single = [bytes([byte]) for byte in range(256)]
+    long = BpeTokenizer([*single, b"x" * 70_000], None, "gpt2")
+    with pytest.raises(TokenizerError, match=r"a token has 70,000 bytes"):
+        long.encode("x")
+
+
 def test_the_memory_of_encoding_can_be_freed(small: BpeTokenizer) -> None:
     ids = small.encode(TEXT)
     assert small._caches
