@@ -251,10 +251,8 @@ def piece_starts(at, end, family, max_digits):
     last one.
     """
     high = load64(at) & HIGH_BITS
-    if high:  # not ASCII soon: the mask may be too short to pay off
-        first = load8(at + (trailing_zeros(high) >> 3))
-        if family == O200K or not (0xE2 <= first <= 0xE9 or first == 0xEF or 0xC3 <= first <= 0xD1):
-            return 0
+    if high and (family == O200K or not _is_known(at + (trailing_zeros(high) >> 3), family)):
+        return 0  # the mask would be too short to pay off
     letters = positions_between(at, 97, 122) | positions_between(at, 65, 90)
     digits = positions_between(at, 48, 57)
     blanks = positions_between(at, BLANK, BLANK)
@@ -326,6 +324,23 @@ def piece_starts(at, end, family, max_digits):
 
     starts = _with_contractions(starts, apostrophes, at, family)
     return starts & (1 << max(trailing_zeros(hard) - 1, 0)) - 1 & -2
+
+
+@inner
+def _is_known(at, family):
+    """Returns whether the character at an address that is not ASCII may be one of those of
+    `_more_letters` and `_more_others`, by its first two bytes.
+    """
+    first, second = load8(at), load8(at + 1)
+    return (
+        0xE4 <= first <= 0xE9
+        or CYRILLIC[0] <= first <= CYRILLIC[1]
+        or first == 0xC3
+        or (
+            family == GPT2
+            and ((first in (0xE2, 0xE3) and second == 0x80) or (first == 0xEF and second == 0xBC))
+        )
+    )
 
 
 @inner
