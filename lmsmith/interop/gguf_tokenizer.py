@@ -376,11 +376,8 @@ def _crosses_newline(tokenizer: BpeTokenizer) -> bool:
 def _unreached(tokenizer: BpeTokenizer) -> bool:
     """Whether merging the bytes of some token does not give this token."""
     tokens = list(tokenizer.id_of)
-    tables, cache = (
-        tokenizer.vocabulary.tables,
-        PieceCache(1000, {}, ids_dtype(tokenizer.vocab_size)),
-    )
-    ids, starts = encode_pieces(Texts(tokens), tables, cache)
+    cache = PieceCache(1000, {}, ids_dtype(tokenizer.vocab_size))
+    ids, starts = encode_pieces(Texts(tokens), tokenizer.vocabulary.tables, cache)
     reached = (np.diff(starts) == 1) & (ids[starts[:-1]] == list(tokenizer.id_of.values()))
     return not reached.all()
 

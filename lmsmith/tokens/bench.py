@@ -216,7 +216,7 @@ def _gigatoken_encoders(text: bytes, pattern: Pattern, huggingface_file: Path) -
         task()
         return task
 
-    def two_threads() -> Task:
+    def all_cores() -> Task:
         """The library encodes several texts in parallel, not one."""
         import awkward
 
@@ -231,7 +231,7 @@ def _gigatoken_encoders(text: bytes, pattern: Pattern, huggingface_file: Path) -
 
     return [
         Contender("gigatoken, warm", warm),
-        Contender("gigatoken, warm, all cores", two_threads),
+        Contender("gigatoken, warm, all cores", all_cores),
         Contender("gigatoken, cold", cold, cold=True),
     ]
 
